@@ -82,8 +82,10 @@ def test_checkpoints_add_up_both_products(every: int) -> None:
 
 def test_checkpoints_set_weights_apart_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of them would wait with each segment."""
-    made, set_apart = [], operands._apart
-    monkeypatch.setattr(operands, "_apart", lambda *given: made.append(1) or set_apart(*given))
+    made, set_apart = [], operands._copied_weights
+    monkeypatch.setattr(
+        operands, "_copied_weights", lambda *given: made.append(1) or set_apart(*given)
+    )
     layer, plain = _pair(5, checkpoint_every=2, bidirectional=True)
     x = torch.randn(9, 2, 3).double()
     assert_close(_gradients(layer, x), _gradients(plain, x), **NEAR)

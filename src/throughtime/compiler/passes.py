@@ -252,7 +252,7 @@ def find_node_widths(graph: Graph) -> tuple[str, ...]:
     return tuple(widths)
 
 
-class Apart(Cell):
+class Unshared(Cell):
     """A cell with a gate or product more for each further use of a matrix.
 
     Args:
@@ -295,13 +295,13 @@ class Apart(Cell):
 
 
 @lru_cache(maxsize=256)
-def apart(cell: Cell, H: int | None = None) -> Cell:
+def unshare(cell: Cell, H: int | None = None) -> Cell:
     """The cell with a matrix for each product, and written for H where only that has rules; itself,
     if it has a matrix for each and is written for any size."""
-    if isinstance(cell, Apart):
+    if isinstance(cell, Unshared):
         return cell
     size = size_of(cell, H)
-    return Apart(cell, size) if size is not None or _copies(cell, None) else cell
+    return Unshared(cell, size) if size is not None or _copies(cell, None) else cell
 
 
 def size_of(cell: Cell, H: int | None) -> int | None:
@@ -321,7 +321,7 @@ def find_unsupported(cell: Cell, H: int | None) -> Unsupported | None:
 
 def trace_unshared(cell: Cell) -> Graph:
     """The graph of a cell's step, each of its products with a matrix of its own."""
-    cell, size = (cell.cell, cell.size) if isinstance(cell, Apart) else (cell, None)
+    cell, size = (cell.cell, cell.size) if isinstance(cell, Unshared) else (cell, None)
     graph, names = trace_at(cell, size), _copies(cell, size)
     nodes = list(graph.nodes)
     for index, (copy, _) in names.items():

@@ -11,8 +11,8 @@ from torch import Tensor
 from throughtime.backends.call import Call, Gradients, Result, no_rule
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.block import Queue
-from throughtime.backends.cpu.look import see_input, see_layer
-from throughtime.backends.cpu.operands import call_apart, cell_apart, gradients_together
+from throughtime.backends.cpu.look import check_input, check_layer
+from throughtime.backends.cpu.operands import join_gradients, unshare_call, unshare_cell
 from throughtime.backends.cpu.schedule import masks_of, plan_of
 from throughtime.cells import Cell
 from throughtime.compiler.passes import NO_MASKS
@@ -70,12 +70,12 @@ def _word(dtype: torch.dtype) -> str:
 
 def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and what `backward` needs besides the call; nothing with keep=False."""
-    return forward_pass.run(call_apart(call), keep)
+    return forward_pass.run(unshare_call(call), keep)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    call = cell_apart(call)
+    call = unshare_cell(call)
     return [forward_pass.kept_shape(call, plan_of(call))]
 
 
@@ -93,9 +93,9 @@ def backward(
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
     """
-    call = call_apart(call)
+    call = unshare_call(call)
     grads = backward_pass.run(call, kept, d_results, wants_x, wants_weights)
-    return gradients_together(call.cell, grads)
+    return join_gradients(call.cell, grads)
 
 
 class SegmentRuns:
@@ -105,7 +105,7 @@ class SegmentRuns:
     """
 
     def __init__(self, call: Call) -> None:
-        self.call = see_layer(see_input(call_apart(call)), call.x.shape[-1])
+        self.call = check_layer(check_input(unshare_call(call)), call.x.shape[-1])
         self._queue = None if plan_of(self.call).lines else Queue()
         self._sums: gradients.GradientSums | None = None
         self._room: list[Tensor] = []
@@ -127,7 +127,7 @@ class SegmentRuns:
         grads = backward_pass.run(
             segment, [y, *kept], d_results, wants_x, wants_weights, self._sums, d_x, self._queue
         )
-        return gradients_together(segment.cell, grads)
+        return join_gradients(segment.cell, grads)
 
     def _kept(self, segment: Call) -> tuple[Tensor, Tensor]:
         """For the output of a segment, and for what its forward pass keeps."""

@@ -31,7 +31,7 @@ from throughtime.backends.cpu.gradients import (
     give_norms,
     room_for,
 )
-from throughtime.backends.cpu.look import see_input, seen, seen_lines
+from throughtime.backends.cpu.look import check_input, checked, checked_lines
 from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
 from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.schedule import (
@@ -86,9 +86,9 @@ def run(
 
     With a queue only those by the state at the start are given, and there once the queue has run.
     """
-    call = see_input(call)
+    call = check_input(call)
     if call.clip is not None:
-        call = call._replace(clip=seen("clip", call.clip, (), call.x.dtype))
+        call = call._replace(clip=checked("clip", call.clip, (), call.x.dtype))
     plan, rows = plan_of(call), rows_of(call)
     room = room_for(call, plan, rows, wants_x, wants_weights, sums, d_x)
 
@@ -115,7 +115,7 @@ def _carry(
 ) -> None:  # fmt: skip
     y, saved = kept
     widths, D, dtype = call.cell.widths(call.hidden_size), call.directions, call.x.dtype
-    y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
+    y = checked_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
     (d_y, *d_traces), finals = _gradients(y, len(widths), d_results)
     packed = call.batch_sizes is not None
     team = team_for(2 * flops_of(plan, call, rows.N), call.directions, rows.B)
@@ -124,7 +124,7 @@ def _carry(
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
     template, shape = template_for(key_of(call, rows, team, y), asked)
     N = len(call.x) if packed else rows.T * rows.B
-    saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
+    saved = checked("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, shape, rows, packed_rows, room.initial)
     traces = Traces(d_traces, call.directions, packed)
@@ -141,8 +141,8 @@ def _gradients(
     grads, dtype, count = list(d_results), y.dtype, len(d_results) - states
     for i, v in enumerate(d_results):
         if v is not None:
-            see = seen_lines if i < count else seen
-            grads[i] = see("a gradient", v, None, dtype)  # autograd has seen to its shape
+            check = checked_lines if i < count else checked
+            grads[i] = check("a gradient", v, None, dtype)  # autograd has seen to its shape
     return grads[:count], grads[count:]
 
 

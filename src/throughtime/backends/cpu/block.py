@@ -56,7 +56,7 @@ class Arena:
         return {name: self.reserve(bytes) for name, bytes in sizes.items()}
 
 
-class Ready:
+class Block:
     """The words of one call, and the arena whose addresses are in them.
 
     Attributes:
@@ -110,7 +110,7 @@ class Template:
         self.in_block: list[int] = []
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
-        self._ready: list[Ready] = []
+        self._blocks: list[Block] = []
         self._caller: Callable[[int], None] | None = None
         self.counters = range(0)
         assert common.keys() <= set(COMMON), common.keys() - set(COMMON)
@@ -171,22 +171,22 @@ class Template:
     def run(self, region: int, team: Team, addresses: Mapping[str, int]) -> None:
         """Call the region with these tensors."""
         try:
-            ready = self._ready.pop()
+            block = self._blocks.pop()
         except IndexError:  # the first call, or others are using what there is
-            ready = Ready(self)
-        if ready.arena is None:
-            ready.work_in(self, take(self.arena_bytes))
-        self.write(ready, addresses)
-        self.caller(region, team)(ready.address)
-        if ready.arena is not None and (self.arena_bytes > KEPT_BYTES or self._ready):
-            give_back(ready.arena)
-            ready.arena = None
-        if not self._ready:
-            self._ready.append(ready)
+            block = Block(self)
+        if block.arena is None:
+            block.work_in(self, take(self.arena_bytes))
+        self.write(block, addresses)
+        self.caller(region, team)(block.address)
+        if block.arena is not None and (self.arena_bytes > KEPT_BYTES or self._blocks):
+            give_back(block.arena)
+            block.arena = None
+        if not self._blocks:
+            self._blocks.append(block)
 
-    def write(self, ready: Ready, addresses: Mapping[str, int]) -> None:
+    def write(self, block: Block, addresses: Mapping[str, int]) -> None:
         """Put the addresses of a call's tensors into its words."""
-        words = ready.words
+        words = block.words
         for place, name in self._given:
             words[place] = addresses[name]
         for place in self.counters:
@@ -299,7 +299,7 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[int], None], Ready, _Finish, Any]] = []
+        self._waiting: list[tuple[Callable[[int], None], Block, _Finish, Any]] = []
         self._arenas: dict[Template, Slab] = {}
 
     def put(
@@ -314,22 +314,22 @@ class Queue:
             finish: called after the region.
             held: what must live until then.
         """
-        ready = Ready(template)
+        block = Block(template)
         if template in self._arenas:
-            ready.words[COMMON.index("packed")] = 1
+            block.words[COMMON.index("packed")] = 1
         else:
             self._arenas[template] = take(template.arena_bytes)
-        ready.work_in(template, self._arenas[template])
-        template.write(ready, addresses)
-        self._waiting.append((template.caller(region, team), ready, finish, held))
+        block.work_in(template, self._arenas[template])
+        template.write(block, addresses)
+        self._waiting.append((template.caller(region, team), block, finish, held))
         if len(self._waiting) >= MOST:
             self.run()
 
     def run(self) -> None:
         """Run all that waits."""
         waiting, self._waiting = self._waiting, []
-        for call, ready, finish, _ in waiting:
-            call(ready.address)
+        for call, block, finish, _ in waiting:
+            call(block.address)
             if finish is not None:
                 finish()
         while self._arenas:

@@ -20,7 +20,7 @@ from throughtime.backends.cpu.block import (
     direction_words,
     shared_lists,
 )
-from throughtime.backends.cpu.look import see_input
+from throughtime.backends.cpu.look import check_input
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.operands import GivenWords, Traces
 from throughtime.backends.cpu.products import (
@@ -68,7 +68,7 @@ def run(
     the queue has run. Calls in training leave no packed weights: those with keep, and segments,
     which have a place for their sequences.
     """
-    call = see_input(call)
+    call = check_input(call)
     plan, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)

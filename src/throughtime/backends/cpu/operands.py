@@ -18,7 +18,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.active_rows import ROW_WORDS, Rows
-from throughtime.backends.cpu.look import readable, see_layer, seen, take_weights
+from throughtime.backends.cpu.look import check_layer, checked, readable, take_weights
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.schedule import (
     masks_of,
@@ -30,45 +30,45 @@ from throughtime.backends.cpu.schedule import (
 )
 from throughtime.backends.cpu.shape import Shape
 from throughtime.compiler.llvm.abi import RESETS, TRACE
-from throughtime.compiler.passes import DROPOUT, Apart, apart
+from throughtime.compiler.passes import DROPOUT, Unshared, unshare
 from throughtime.compiler.plan import Plan
 
 _OF_GATES = ("weight_hh", "bias_hh")
 
 
-def call_apart(call: Call) -> Call:
+def unshare_call(call: Call) -> Call:
     """The call with weights for every product of a step; itself, if it has them."""
-    cell = apart(call.cell, call.hidden_size)
-    if cell is call.cell or not isinstance(cell, Apart):
+    cell = unshare(call.cell, call.hidden_size)
+    if cell is call.cell or not isinstance(cell, Unshared):
         return call
     lines = len(call.cell.layout.recurrent_gates) * call.hidden_size
     shapes = ((lines, call.cell.widths(call.hidden_size)[0]), (lines,))
     for name, shape in zip(_OF_GATES, shapes, strict=True):
         if any(name in w and w[name].shape != shape for w in call.weights):
-            see_layer(call, call.x.shape[-1])  # says which weight it is
-    weights = tuple(_apart(cell, w) for w in call.weights)
+            check_layer(call, call.x.shape[-1])  # says which weight it is
+    weights = tuple(_copied_weights(cell, w) for w in call.weights)
     return call._replace(cell=cell, weights=weights)
 
 
-def cell_apart(call: Call) -> Call:
+def unshare_cell(call: Call) -> Call:
     """The call with that cell and the weights it had, for shapes that follow from no weight."""
-    return call._replace(cell=apart(call.cell, call.hidden_size))
+    return call._replace(cell=unshare(call.cell, call.hidden_size))
 
 
-def gradients_together(cell: object, grads: Gradients) -> Gradients:
+def join_gradients(cell: object, grads: Gradients) -> Gradients:
     """Gradients of such a call, those of equal weights added up."""
-    if not isinstance(cell, Apart):
+    if not isinstance(cell, Unshared):
         return grads
-    return grads._replace(weights=tuple(_together(cell, w) for w in grads.weights))
+    return grads._replace(weights=tuple(_joined(cell, w) for w in grads.weights))
 
 
-def _sources(cell: Apart) -> list[int]:
+def _sources(cell: Unshared) -> list[int]:
     """Numbers of the gates that the added ones are the same as."""
     gates = cell.cell.layout.recurrent_gates
     return [gates.index(cell.copies[g]) for g in cell.layout.recurrent_gates[len(gates) :]]
 
 
-def _products(cell: Apart) -> list[tuple[str, str]]:
+def _products(cell: Unshared) -> list[tuple[str, str]]:
     """Names of added matrices, and of those that they are the same as."""
     own = [p for p in cell.layout.products if p in cell.copies]
     return [(f"weight_{p}", f"weight_{cell.copies[p]}") for p in own]
@@ -79,7 +79,7 @@ def _by_gates(v: Tensor, gates: int) -> Tensor:
     return v.reshape(gates, len(v) // gates, *v.shape[1:])
 
 
-def _apart(cell: Apart, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copied_weights(cell: Unshared, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     named, sources = dict(weights), _sources(cell)
     gates = len(cell.cell.layout.recurrent_gates)
     for name in _OF_GATES if sources else ():
@@ -89,7 +89,7 @@ def _apart(cell: Apart, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named | {copy: weights[name] for copy, name in _products(cell)}
 
 
-def _together(cell: Apart, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _joined(cell: Unshared, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
     together, sources = dict(grads), _sources(cell)
     if not together:
         return together
@@ -179,10 +179,10 @@ class Resets:
 
     def __init__(self, call: Call, rows: Rows, d_initial: Tensor | None = None) -> None:
         assert call.reset is not None
-        there = seen("reset", call.reset, (rows.T, rows.B), torch.bool).numpy()
+        there = checked("reset", call.reset, (rows.T, rows.B), torch.bool).numpy()
         if rows.N < rows.T * rows.B:
             there = there[:, rows.order] & rows.there
-        self._initial = () if call.initial is None else _seen("initial", call, call.initial)
+        self._initial = () if call.initial is None else _checked("initial", call, call.initial)
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
         self._held: list[Any] = []
@@ -212,12 +212,12 @@ class Resets:
         return int(self._held[-1].ctypes.data)
 
 
-def _seen(what: str, call: Call, states: Sequence[Tensor], *rows: int) -> tuple[Tensor, ...]:
+def _checked(what: str, call: Call, states: Sequence[Tensor], *rows: int) -> tuple[Tensor, ...]:
     """Each state (D, width), or with rows (D, B, width), in whole lines."""
     names, widths = call.cell.state_names, call.cell.widths(call.hidden_size)
     shapes = [(call.directions, *rows, w) for w in widths]
     each = zip(names, states, shapes, strict=True)
-    return tuple(seen(f"{what} {n}", v, shape, call.x.dtype) for n, v, shape in each)
+    return tuple(checked(f"{what} {n}", v, shape, call.x.dtype) for n, v, shape in each)
 
 
 def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
@@ -304,7 +304,7 @@ class GivenWords:
     ) -> None:  # fmt: skip
         call, weights = take_weights(call, shape.parameters)
         given = call.state is not None or call.initial is not None  # else it starts at zero
-        start = _seen("state", call, call.start(), rows.B) if given else ()
+        start = _checked("state", call, call.start(), rows.B) if given else ()
         inputs = input_lines(call, shape.plan, rows)
         self.addresses = addresses = shape.nothing | weights
         addresses["x"] = call.x.data_ptr()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import rows_of
-from throughtime.backends.cpu.block import Ready, Template
+from throughtime.backends.cpu.block import Block, Template
 from throughtime.backends.cpu.forward_pass import kept_shape, template_for
 from throughtime.backends.cpu.look import (
     FLOATS,
@@ -35,7 +35,7 @@ from throughtime.backends.cpu.schedule import (
 )
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.cells import Cell
-from throughtime.compiler.passes import NO_MASKS, apart
+from throughtime.compiler.passes import NO_MASKS, unshare
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.compiler.runtime import machine, threads
 from throughtime.errors import ShapeError
@@ -81,7 +81,7 @@ class ShortRegion:
         self._fixed: list[tuple[int, int]] = []
         self._held: RaggedWords | None = None
         self._keeps = template.arena_bytes <= KEPT_BYTES
-        self._ready: list[Ready] = []
+        self._blocks: list[Block] = []
 
     def run(self, tensors: Sequence[Tensor]) -> None:
         """Call it; the tensors live until then.
@@ -90,33 +90,33 @@ class ShortRegion:
             ShapeError: a weight's storage is too small for it.
         """
         try:
-            ready = self._ready.pop()
+            block = self._blocks.pop()
         except IndexError:  # the first call, or another thread is using what there is
-            ready = self._new()
-        if ready.arena is None:
-            ready.work_in(self._template, take(self._template.arena_bytes))
-        words, addresses = ready.words, [v.data_ptr() for v in tensors]
-        if addresses[self._weights] != ready.weights:
-            self._look(tensors, addresses, ready)
+            block = self._new()
+        if block.arena is None:
+            block.work_in(self._template, take(self._template.arena_bytes))
+        words, addresses = block.words, [v.data_ptr() for v in tensors]
+        if addresses[self._weights] != block.weights:
+            self._look(tensors, addresses, block)
         for place, i, first in self._places:
             words[place] = addresses[i] + first
         for place in self._counters:
             words[place] = 0
-        self._function(ready.address)
-        if self._ready:
+        self._function(block.address)
+        if self._blocks:
             return
-        if not self._keeps and ready.arena is not None:
-            give_back(ready.arena)
-            ready.arena = None
-        self._ready.append(ready)
+        if not self._keeps and block.arena is not None:
+            give_back(block.arena)
+            block.arena = None
+        self._blocks.append(block)
 
-    def _look(self, tensors: Sequence[Tensor], addresses: Sequence[int], ready: Ready) -> None:
+    def _look(self, tensors: Sequence[Tensor], addresses: Sequence[int], block: Block) -> None:
         """Look at weights, and write their addresses, which stay until these are others."""
         for name, v in zip(self._names, tensors[self._weights], strict=True):
             check_whole(name, v)
         for place, i, first in self._weight_places:
-            ready.words[place] = addresses[i] + first
-        ready.weights = list(addresses[self._weights])
+            block.words[place] = addresses[i] + first
+        block.weights = list(addresses[self._weights])
 
     def fix(self, name: str, address: int) -> None:
         """One word for all calls."""
@@ -129,15 +129,15 @@ class ShortRegion:
             for name, address in words.addresses.items():
                 self.fix(name, address)
 
-    def _new(self) -> Ready:
-        ready = Ready(self._template)
+    def _new(self) -> Block:
+        block = Block(self._template)
         for place, bytes in self._aside:
             memory = fresh(bytes)
-            ready.hold(memory)
-            ready.words[place] = memory.ctypes.data
+            block.hold(memory)
+            block.words[place] = memory.ctypes.data
         for place, address in self._fixed:
-            ready.words[place] = address
-        return ready
+            block.words[place] = address
+        return block
 
 
 class BatchForm(NamedTuple):
@@ -336,7 +336,7 @@ def prepare(
     """A layer with a short way, or None: not all cells, machines and numbers have one."""
     if dtype not in FLOATS or machine.host() is None or cell.layout.inputs:
         return None
-    if why_unplanned(cell, H) is not None or apart(cell, H) is not cell:
+    if why_unplanned(cell, H) is not None or unshare(cell, H) is not cell:
         return None
     plan = make_plan(cell, NO_MASKS, H)
     layout, names = cell.layout, cell.layout.names(bias)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.look import see_layer, see_product, seen
-from throughtime.backends.cpu.operands import call_apart
+from throughtime.backends.cpu.look import check_layer, check_product, checked
+from throughtime.backends.cpu.operands import unshare_call
 from throughtime.backends.cpu.schedule import FLOPS_PER_US, target
 from throughtime.backends.cpu.stream.layer import (
     LookupTable,
@@ -64,7 +64,7 @@ class Stack:
         self.parts: list[Placed] = []
         for placed in parts:
             width = self._widths[placed.sources[0]]
-            self.parts.append(placed._replace(part=_seen(placed.part, width, self.dtype)))
+            self.parts.append(placed._replace(part=_checked(placed.part, width, self.dtype)))
             self._widths.append(output_width(placed.part, width))
         self.output = self._widths[-1]
         calls = [part for part, _ in self.parts if isinstance(part, Call)]
@@ -89,15 +89,15 @@ class Stack:
         return self._widths[place]
 
 
-def _seen(part: Part, width: int, dtype: torch.dtype) -> Part:
+def _checked(part: Part, width: int, dtype: torch.dtype) -> Part:
     """A part that reads so many numbers, its tensors looked at: machine code believes the sizes."""
     if isinstance(part, Call):
-        return see_layer(call_apart(part), width)
+        return check_layer(unshare_call(part), width)
     if isinstance(part, PartProduct):
-        see_product(part.weight, part.bias, width)
+        check_product(part.weight, part.bias, width)
     if isinstance(part, RowFunction):
         for name, v in part.vectors.items():
-            seen(name, v, (width,), dtype)
+            checked(name, v, (width,), dtype)
     return part
 
 
