@@ -37,12 +37,11 @@ from throughtime.compiler.graph import (
     Builder,
     Graph,
     Node,
-    Product,
     Shape,
     Unsupported,
 )
 from throughtime.compiler.symbols import Symbol
-from throughtime.compiler.trace import trace, trace_at
+from throughtime.compiler.trace import trace, trace_at, with_products
 
 
 class Masks(NamedTuple):
@@ -73,7 +72,7 @@ def add_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
     """
     if masks == NO_MASKS:
         return step
-    builder, place, products = Builder(H=step.H), list[int](), list[Product]()
+    builder, place = Builder(H=step.H), list[int]()
     for node in step.nodes:
         builder.line = node.line
         inputs = tuple(place[i] for i in node.inputs)
@@ -81,12 +80,10 @@ def add_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
             v = Symbol(builder, inputs[0])
             inputs = ((_mask(builder, DROPOUT, v.symbolic_shape) * v).index,)
         place.append(builder.node(node.op, inputs, node.constants, node.shape))
-        if node.op == "U":
-            products.append(Product(str(node.constants[0]), inputs[0], place[-1]))
     outputs = [(state, place[i]) for state, i in step.outputs]
     if masks.zoneout:
         outputs = [(state, _zoned(builder, state, i)) for state, i in outputs]
-    return builder.finish(step.name, outputs, products)
+    return with_products(builder.finish(step.name, outputs, []))
 
 
 def _zoned(builder: Builder, state: str, index: int) -> int:
@@ -326,10 +323,7 @@ def trace_unshared(cell: Cell) -> Graph:
     nodes = list(graph.nodes)
     for index, (copy, _) in names.items():
         nodes[index] = replace(nodes[index], constants=(copy,))
-    products = (
-        p._replace(matrix=names[p.result][0]) if p.result in names else p for p in graph.products
-    )
-    return replace(graph, nodes=tuple(nodes), products=tuple(products)) if names else graph
+    return with_products(replace(graph, nodes=tuple(nodes))) if names else graph
 
 
 def _copies(cell: Cell, size: int | None) -> Mapping[int, tuple[str, str]]:

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.backends.call import is_watched
 from throughtime.backends.cpu.look import (
     all_within,
-    are_plain,
+    can_read_weights,
     find_extent,
     guard_all,
     take_lines,
@@ -317,7 +317,7 @@ def _weights_of(
     for i, one in enumerate(layers):
         own = [n for d in range(one.D) for n in layer.weight_names(i, d).values()]
         some = [v for n in own if (v := layer._parameters.get(n)) is not None]
-        if len(some) < len(own) or not are_plain(some, one.wanted, one.dtype):
+        if len(some) < len(own) or not can_read_weights(some, one.wanted, one.dtype):
             return None
         parts.append(slice(len(names), len(names) + len(own)))
         names += own

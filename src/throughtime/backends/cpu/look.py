@@ -97,7 +97,7 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
     return call, addresses
 
 
-def are_plain(
+def can_read_weights(
     weights: Sequence[Tensor | None], wanted: Sequence[torch.Size], dtype: torch.dtype
 ) -> bool:
     """Whether the region may read all of these parameters.

@@ -16,7 +16,7 @@ from throughtime.backends.cpu.block import Block, Template
 from throughtime.backends.cpu.forward_pass import kept_shape, template_for
 from throughtime.backends.cpu.look import (
     FLOATS,
-    are_plain,
+    can_read_weights,
     check_whole,
     parameters_of,
     take_lines,
@@ -281,7 +281,9 @@ class Way(NamedTuple):
         layer, layout = self.layer, self.layout
         if x.shape != (*(layout.lead[::-1] if layout.turned else layout.lead), layer.I):
             return False
-        if not (are_plain(weights, layer.wanted, layer.dtype) and take_lines(x, layer.dtype)):
+        if not (
+            can_read_weights(weights, layer.wanted, layer.dtype) and take_lines(x, layer.dtype)
+        ):
             return False
         shapes = [layout.state(layer.D, w) for w in layer.widths]
         pairs = zip(state, shapes if state else (), strict=True)
