@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from throughtime.backends.call import Call, Result, is_traced, unpack
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
@@ -99,7 +98,9 @@ def run(call: Call) -> Result:
         return _run_ragged(call)
     if "weight_hr" in call.weights[0]:
         quiet_projections()
-    start, flat = _arguments(call)
+    state = tuple(v.contiguous() for v in call.start())
+    start: Any = state if len(state) > 1 else state[0]
+    flat = [v for weights in call.weights for v in weights.values()]
     # A trace is made and checked with and without gradients, and must be the same.
     trains = torch.is_grad_enabled() or is_traced()
     options = ("bias_ih" in call.weights[0], 1, 0.0, trains, call.directions == 2)
@@ -123,12 +124,6 @@ def quiet_projections() -> None:
     with warnings.catch_warnings(), torch.autocast("cpu", enabled=False), torch.no_grad():
         warnings.simplefilter("ignore")
         KERNELS["LSTM"](x, (narrow, wide), weights, False, 1, 0.0, False, False, False)
-
-
-def _arguments(call: Call) -> tuple[Any, list[Tensor]]:
-    state = tuple(v.contiguous() for v in call.start())
-    flat = [v for weights in call.weights for v in weights.values()]
-    return (state if len(state) > 1 else state[0]), flat
 
 
 def _run_ragged(call: Call) -> Result:

@@ -110,10 +110,6 @@ def expand(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
     """A step and its derivative in reductions and pointwise operations; as they are without need.
 
     Sums over units in a derivative alone are gradients by one number a row, summed later.
-
-    Args:
-        step: a graph.
-        graph: of its derivative.
     """
     if not any(node.op in ROWWISE for node in step.nodes):
         return step, graph

@@ -170,13 +170,7 @@ def _everywhere(value: Vector) -> Vector:
 
 
 def write_line(row: Row, index: int, place: dict[int, int]) -> None:
-    """Make the line of a node after the walk that left what it is made of.
-
-    Args:
-        row: to which it belongs; it holds what is one number.
-        index: of the node.
-        place: the number of each node's line.
-    """
+    """Make a node's line after the walk that left what it is made of, at its number in `place`."""
     node = row.plan.graph.nodes[index]
     if node.op == "slice":
         _write_slice(row, index, place)

@@ -121,12 +121,8 @@ class Derivative:
     def _sees(self, tensors: Sequence[Tensor], needs: tuple[bool, ...]) -> bool:
         """Whether the region may read these, looked at one by one."""
         way, dtype = self._way, self._way.layer.dtype
-        count = 1 + len(way.layer.parameters)
-        first, (y, kept), gradients = (
-            len(needs),
-            tensors[len(needs) :][:2],
-            tensors[len(needs) + 2 :],
-        )
+        count, first = 1 + len(way.layer.parameters), len(needs)
+        y, kept, *gradients = tensors[first:]
         own = take_whole(y, way.y, dtype) and (
             take_whole(kept, way.saved, dtype) or (kept.shape == way.saved and 0 in way.saved)
         )

@@ -32,7 +32,6 @@ class CompiledStream:
         batch: B.
 
     Attributes:
-        stack: the same.
         states: over layers and states (B, padded), of all rows.
     """
 

@@ -185,14 +185,11 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
 def phases_back(
     e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num], t: Num
 ) -> None:
-    """In `back`: the phases of a step, the last first, each the cell's derivative and its product.
+    """In `back`: the phases of step t, the last first, each the cell's derivative and its product.
 
     Args:
-        e, c, f: the function, and its numbers.
-        product: C = start + A B.
         rows: how many, the first one's number, over all steps and in the block; bytes of a row of
             the gradients by sums.
-        t: the step.
     """
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
@@ -262,16 +259,10 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
 
 
 def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> None:
-    """In `back`: look at the rows of a step where somebody asks, before its derivative.
-
-    Args:
-        e, c, f: the function, and its numbers.
-        seen: of `write_seen`.
-        rows: how many, the first one's number over all steps, and in the block.
-    """
-    asked = f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)
-    with e.when(asked):
-        R, n, m = rows
+    """In `back`: look at the rows of a step where somebody asks, before its derivative: how many,
+    the first one's number over all steps, and in the block."""
+    R, n, m = rows
+    with e.when(f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)):
         e.call(seen, **e.passed_on("block", "d", "low"), R=R, n=n, m=m)
 
 

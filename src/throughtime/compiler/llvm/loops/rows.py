@@ -70,13 +70,8 @@ def units_of(e: Emit, plan: Plan) -> dict[str, Num]:
 
 
 def sections(e: Emit, plan: Plan, blocks: Num) -> Iterator[tuple[str, Num, Num]]:
-    """For each width its name, how many units it has, and of how many blocks.
-
-    Args:
-        e: the function.
-        plan: of the cell.
-        blocks: of a step whose widths are all the same, which may be a part of them.
-    """
+    """For each width its name, how many units it has, and of how many blocks: `blocks`, which may
+    be a part of a step's, where widths are all the same."""
     for name, units in units_of(e, plan).items():
         yield name, units, blocks if plan.widths.even else blocks_of(e, units)
 
