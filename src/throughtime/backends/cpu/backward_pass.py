@@ -150,23 +150,16 @@ def _addresses(
     call: Call, shape: Shape, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
     """Addresses of what the backward pass reads and writes besides the call's own tensors."""
-    at, addresses = part_address, {"y": y.data_ptr()}
-    addresses["clip"] = 0 if call.clip is None else call.clip.data_ptr()
-    for d, word in enumerate(shape.gradient_words):
-        addresses |= word.nothing
-        addresses[word.saved], addresses[word.x] = at(saved, d), at(room.x, d)
-        addresses[word.inputs], addresses[word.norms] = at(room.inputs, d), at(room.norms, d)
-        addresses[word.chains] = at(room.chains, d)
-        for place, final in zip(word.finals, finals, strict=True):
-            addresses[place] = at(final, d)
-        for place, start in zip(word.starts, room.start, strict=True):
-            addresses[place] = at(start, d)
+    addresses = {"y": y.data_ptr(), "clip": 0 if call.clip is None else call.clip.data_ptr()}
+    tensors = saved, room.x, room.inputs, room.chains, room.norms, *finals, *room.start
+    for d, words in enumerate(shape.gradient_words):
+        addresses |= words.nothing
+        addresses |= zip(words.tensors, [part_address(v, d) for v in tensors], strict=True)
         if room.W:
-            addresses[word.W] = room.W[d].data_ptr()
-            for place, v in zip(word.matrices, room.U[d], strict=True):
-                addresses[place] = v.data_ptr()
+            matrices = room.W[d], *room.U[d]
+            addresses |= zip(words.matrices, [v.data_ptr() for v in matrices], strict=True)
             for name, v in room.others[d].items():
-                addresses[word.others[name]] = v.data_ptr()
+                addresses[words.others[name]] = v.data_ptr()
     return addresses
 
 

@@ -56,7 +56,7 @@ class Arena:
         return {name: self.reserve(bytes) for name, bytes in sizes.items()}
 
 
-class Block:
+class CallBlock:
     """The words of one call, and the arena whose addresses are in them.
 
     Attributes:
@@ -110,7 +110,7 @@ class Template:
         self.in_block: list[int] = []
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
-        self._blocks: list[Block] = []
+        self._blocks: list[CallBlock] = []
         self._caller: Callable[[int], None] | None = None
         self.counters = range(0)
         assert common.keys() <= set(COMMON), common.keys() - set(COMMON)
@@ -173,7 +173,7 @@ class Template:
         try:
             block = self._blocks.pop()
         except IndexError:  # the first call, or others are using what there is
-            block = Block(self)
+            block = CallBlock(self)
         if block.arena is None:
             block.work_in(self, take(self.arena_bytes))
         self.write(block, addresses)
@@ -184,7 +184,7 @@ class Template:
         if not self._blocks:
             self._blocks.append(block)
 
-    def write(self, block: Block, addresses: Mapping[str, int]) -> None:
+    def write(self, block: CallBlock, addresses: Mapping[str, int]) -> None:
         """Put the addresses of a call's tensors into its words."""
         words = block.words
         for place, name in self._given:
@@ -299,7 +299,7 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[int], None], Block, _Finish, Any]] = []
+        self._waiting: list[tuple[Callable[[int], None], CallBlock, _Finish, Any]] = []
         self._arenas: dict[Template, Slab] = {}
 
     def put(
@@ -314,7 +314,7 @@ class Queue:
             finish: called after the region.
             held: what must live until then.
         """
-        block = Block(template)
+        block = CallBlock(template)
         if template in self._arenas:
             block.words[COMMON.index("packed")] = 1
         else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import rows_of
-from throughtime.backends.cpu.block import Block, Template
+from throughtime.backends.cpu.block import CallBlock, Template
 from throughtime.backends.cpu.forward_pass import kept_shape, template_for
 from throughtime.backends.cpu.look import (
     FLOATS,
@@ -81,7 +81,7 @@ class ShortRegion:
         self._fixed: list[tuple[int, int]] = []
         self._held: RaggedWords | None = None
         self._keeps = template.arena_bytes <= KEPT_BYTES
-        self._blocks: list[Block] = []
+        self._blocks: list[CallBlock] = []
 
     def run(self, tensors: Sequence[Tensor]) -> None:
         """Call it; the tensors live until then.
@@ -110,7 +110,7 @@ class ShortRegion:
             block.arena = None
         self._blocks.append(block)
 
-    def _look(self, tensors: Sequence[Tensor], addresses: Sequence[int], block: Block) -> None:
+    def _look(self, tensors: Sequence[Tensor], addresses: Sequence[int], block: CallBlock) -> None:
         """Look at weights, and write their addresses, which stay until these are others."""
         for name, v in zip(self._names, tensors[self._weights], strict=True):
             check_whole(name, v)
@@ -129,8 +129,8 @@ class ShortRegion:
             for name, address in words.addresses.items():
                 self.fix(name, address)
 
-    def _new(self) -> Block:
-        block = Block(self._template)
+    def _new(self) -> CallBlock:
+        block = CallBlock(self._template)
         for place, bytes in self._aside:
             memory = fresh(bytes)
             block.hold(memory)
