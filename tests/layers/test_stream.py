@@ -15,7 +15,7 @@ from tests.layers.own import Decaying, decaying
 from tests.layers.plain import agree, build, gru, lstm, plain, random
 from throughtime import LSTM, Cell, LSTMCell, Recurrent, cells, compat, from_torch
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.stream.stream import Stream
+from throughtime.layers.stream import Stream
 
 
 class Model(nn.Module):

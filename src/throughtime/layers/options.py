@@ -13,6 +13,7 @@ from torch.nn.functional import dropout
 
 from throughtime.cells import Cell
 from throughtime.errors import OptionError
+from throughtime.layers.checks import check_size
 
 
 def draw_recurrent_mask(
@@ -115,8 +116,7 @@ class Options:
         for share in shares:
             _check_share("zoneout", share)
         for d in self.dilation:
-            if isinstance(d, bool) or not isinstance(d, int) or d < 1:
-                raise OptionError(f"dilation must be a positive integer, got {d!r}")
+            check_size("dilation", d)
         k = self.checkpoint_every
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
             raise OptionError(f"checkpoint_every must be a positive integer or None, got {k!r}")

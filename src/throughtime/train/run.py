@@ -92,12 +92,6 @@ def create(folder: Path, recipe: Recipe) -> Run:
     return Run(folder, recipe)
 
 
-def replace_recipe(run: Run, recipe: Recipe) -> Run:
-    """The same run with another recipe, in its config.json too."""
-    write_json(run.folder / "config.json", asdict(recipe))
-    return Run(run.folder, recipe)
-
-
 def read(folder: Path) -> Run:
     """Opens a run folder.
 
@@ -350,7 +344,8 @@ def _extend(run: Run, recipe: Recipe) -> Run:
                 f"{run.recipe.patience} validations in a row brought no progress, and more steps "
                 "change nothing about that; give it a larger --patience too"
             )
-        return replace_recipe(run, recipe)
+        write_json(run.folder / "config.json", asdict(recipe))
+        return Run(run.folder, recipe)
 
 
 def _list_runs(task: str) -> dict[int, Path]:

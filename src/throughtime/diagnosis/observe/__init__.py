@@ -20,14 +20,13 @@ from torch.utils.hooks import RemovableHandle
 
 from throughtime.backends.call import Result, packed_mask, unpack
 from throughtime.diagnosis.observe.calls import State
-from throughtime.diagnosis.observe.steps import restructure
+from throughtime.diagnosis.observe.steps import pad_packed, restructure
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.batch import Batch, States
-from throughtime.layers.border import Border
+from throughtime.layers import Recurrent, SequenceLayer
+from throughtime.layers.batch import Batch, Border, States, list_tensors
 from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.drop_in.convert import from_torch
-from throughtime.layers.recurrent import Recurrent, SequenceLayer
 
 Key = tuple[str, int, int]
 """Name of a module, number of a layer in it, and direction: 0 forward, 1 backward."""
@@ -137,13 +136,6 @@ def read_arguments(
     x = args[0] if args else kwargs.get("x", kwargs.get("input"))
     state = args[1] if len(args) > 1 else kwargs.get("state", kwargs.get("hx"))
     return x, state, options
-
-
-def list_tensors(value: Any) -> list[Tensor]:
-    """All tensors in a tuple of tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [] if value is None else [v for part in value for v in list_tensors(part)]
 
 
 @dataclass
@@ -304,10 +296,8 @@ def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
         )
     d_final = _read_final_gradient(call)
     d_y = None if call.d_outputs is None else call.time_major(call.d_outputs)
-    if batch.batch_sizes is not None:
-        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
-    elif d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
+    batch = pad_packed(batch)
+    if d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
         flat = d_y.flatten(0, 1)
         d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
     chosen = _find_longest(batch)[:rows]

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnosis.observe.steps import (
     find_alive_steps,
     join_batches,
     move_to_front,
+    pad_packed,
     restructure,
 )
 from throughtime.errors import NotFiniteError, OptionError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.recurrent import SequenceLayer
 
 State = tuple[Tensor, ...]
 
@@ -347,15 +347,7 @@ def _check_chain(before: ModuleCall, call: ModuleCall, layer: SequenceLayer, wor
 
 def _pad(batch: Batch) -> ModuleCall:
     """The call of a batch; one of packed rows is padded."""
-    batch = batch._replace(norms=None)
-    if batch.batch_sizes is not None:
-        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        batch = batch._replace(
-            x=unpack(batch.x, alive),
-            lengths=alive.sum(0),
-            batch_sizes=None,
-            inputs=batch.inputs and {n: unpack(v, alive) for n, v in batch.inputs.items()},
-        )
+    batch = pad_packed(batch._replace(norms=None))
     alive = find_alive_steps(batch)
     return ModuleCall(batch._replace(lengths=None) if bool(alive.all()) else batch, alive)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from throughtime.backends.call import packed_mask, unpack
 from throughtime.cell.contract import Cell, Names
 from throughtime.cell.layout import WeightMatrix
 from throughtime.errors import OptionError, ShapeError
@@ -28,6 +29,14 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+def pad_packed(batch: Batch) -> Batch:
+    """A packed batch, which has no direct inputs, padded; another as it is."""
+    if batch.batch_sizes is None:
+        return batch
+    alive = packed_mask(batch.batch_sizes.to(batch.x.device))
+    return batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
 
 
 def find_alive_steps(batch: Batch) -> Tensor:

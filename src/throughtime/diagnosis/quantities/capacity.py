@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -146,7 +145,7 @@ def read_back(
         state_width=states.shape[-1],
         r2_by_lag=tuple(r2),
         capacity=sum(r2),
-        memory_steps=_find_memory(r2),
+        memory_steps=max((k for k, v in enumerate(r2) if v > 0.5), default=-1),
         noise_line=line,
         held_out_steps=len(truth),
     )
@@ -187,7 +186,3 @@ def _squared_correlation(guess: Tensor, truth: Tensor) -> Tensor:
     g, u = guess - guess.mean(0), truth - truth.mean(0)
     size = (g * g).sum(0) * (u * u).sum(0)
     return torch.where(size > 0, (g * u).sum(0) ** 2 / size.clamp_min(1e-300), 0)
-
-
-def _find_memory(r2: Sequence[float]) -> int:
-    return max((k for k, v in enumerate(r2) if v > 0.5), default=-1)

@@ -24,11 +24,11 @@ from throughtime.diagnosis.observe.steps import (
     take_rows,
 )
 from throughtime.errors import OptionError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.checks import check_size
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import merge_directions
-from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
 from throughtime.cell.registry import find_cell
 from throughtime.compiler.passes import HIDDEN
+from throughtime.environment import __version__
 from throughtime.errors import OptionError, TransformError
 from throughtime.export.layer import check_each_step, make_norm_function, trace_function
 from throughtime.export.onnx.layers import (
@@ -44,7 +45,6 @@ from throughtime.export.pieces import (
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.scan.operator import unflatten
-from throughtime.version import __version__
 
 _LEAST_OPSET: Final = 18
 
@@ -157,7 +157,7 @@ class _Model:
         if set(layer.dilations) != {1}:
             raise OptionError("a dilated layer has no form in ONNX here; use dilation=1")
         for i in range(len(layer.widths)):
-            call = layer._example(i, 1, 1, False, False, False)
+            call = layer._example(i)
             states = self._write_states(call)
             backward = layer is not module
             inputs = LayerInputs(

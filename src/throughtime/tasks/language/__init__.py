@@ -23,12 +23,11 @@ from throughtime.tasks.language.text import (
     TextUnits,
     Tokens,
     find_text,
-    hash_text,
     read_text,
     split_units,
 )
 from throughtime.tasks.recipe import Recipe, check_unchanged
-from throughtime.tasks.tables.task import FileTask
+from throughtime.tasks.tables.task import FileTask, hash_text
 from throughtime.tasks.task import (
     Batch,
     BuiltWhenIndexed,

@@ -3,7 +3,6 @@ the counts of sequences of units."""
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import math
 import re
@@ -19,7 +18,7 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.task import BUILTIN, FileFacts, most_frequent
+from throughtime.tasks.tables.task import BUILTIN, FileFacts, hash_text, most_frequent
 
 _MOST = 20_000  # words of a vocabulary
 _UNITS = re.compile(r" ?\w+| ?[^\w\s]+|\s", re.UNICODE)  # words and marks with the space before
@@ -112,10 +111,6 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
     ]  # fmt: skip
     return TextFacts(digest=hash_text(text), read=read, units=units, ends=ends, rows=rows,
                      letters=_count_letters(parts["training"]))  # fmt: skip
-
-
-def hash_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _find_line_end(text: str, place: int) -> int:
