@@ -12,7 +12,8 @@ from torch import Tensor
 from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call, is_watched, plain_gradients
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.short import Derivative, Way
+from throughtime.backends.cpu.short import Way
+from throughtime.backends.cpu.short_backward import Derivative
 from throughtime.scan.autograd import compute_again, derivative, keep_output, placed, recall
 from throughtime.scan.dispatch import scan
 from throughtime.scan.operator import Form, flatten_gradients, unflatten

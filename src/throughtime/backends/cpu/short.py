@@ -1,4 +1,9 @@
-"""One layer's plain calls, prepared shape by shape: a call is left to write addresses."""
+"""The short way: what plain calls of one layer have in common is prepared, shape by shape.
+
+What is left to a call is to write addresses. Nothing here knows lengths of padded rows, resets,
+masks, traces, norms, segments or queues. A call that has one of them, or a tensor that needs more
+than one comparison, goes the long way (forward_pass.py), to the same code and the same bits.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from throughtime.backends.cpu.gradients import cut_lines, shapes_for
 from throughtime.backends.cpu.look import all_within, find_extent, guard_all, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
 from throughtime.backends.cpu.schedule import is_shared, team_for
-from throughtime.backends.cpu.short.layer import Place, ShortRegion, Way
+from throughtime.backends.cpu.short import Place, ShortRegion, Way
 from throughtime.compiler.runtime.threads import available
 from throughtime.torch_private import Guard
 
