@@ -6,7 +6,7 @@ sequence: a batch of B sequences of T steps is one of d B sequences of T / d ste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -238,6 +238,20 @@ def list_tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Mapping):
         for v in value.values():
             yield from list_tensors(v)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same tuples, lists and mappings with each tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(v, change) for v in value))
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(v, change) for v in value)
+    if isinstance(value, Mapping):
+        changed = {k: map_tensors(v, change) for k, v in value.items()}
+        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
+    return value
 
 
 def fold(call: Call, d: int) -> Call:
