@@ -165,6 +165,7 @@ def test_the_baselines_are_what_they_say() -> None:
         ({}, {"target": ""}, "a forecast needs --target, a column of data.csv, which has day, y"),
         ({}, {"known": "y"}, "'y' is named by --target and --known; take it out of one"),
         ({}, {"horizon": 40}, "must have at least 4 horizons, 160 steps, and it has 120"),
+        ({"s": pl.int_range(120) > 0}, {"series": "s"}, "has 1, in 1 rows; take the series out"),
         ({}, {"length": 100}, "training part of 84 steps, so be at most 79, got 100"),
         ({"y": pl.lit(5)}, {}, "column y of data.csv must vary to be forecast, and it is 5 in eve"),
         ({"y": pl.lit(None)}, {}, "must have values to forecast, and all 120 rows are empty there"),

@@ -253,7 +253,8 @@ def check_layers(layers: dict[str, SequenceLayer]) -> None:
         dtypes = {p.dtype for p in layer.parameters()}
         if not dtypes <= {torch.float32, torch.float64}:
             raise OptionError(
-                f"{words} is in {sorted(map(str, dtypes))}, in which gradients vanish early; "
+                f"{words} is in {' and '.join(sorted(map(str, dtypes)))}, in which gradients "
+                f"vanish early; "
                 f"call model.float() first"
             )
         if max(layer.dilations, default=1) > 1:
@@ -271,7 +272,8 @@ def check_weights(model: nn.Module) -> None:
 def check_loss(value: Any, output: Any) -> None:
     """Refuse a loss that is not finite, no single number, or depends on nothing that trains."""
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
+        got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise OptionError(f"the loss must be a tensor with one number, got {got}; take its mean")
     if not bool(value.isfinite()):
         y = value if output is value else find_first_tensor(output)
         y = y.data if isinstance(y, PackedSequence) else y

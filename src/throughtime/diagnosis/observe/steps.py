@@ -176,6 +176,16 @@ class Steps:
         return self.cell.step(a, Names("U", U), Names("s", state), p)
 
 
+def check_passage(layer: object) -> None:
+    """Raises TypeError where a layer is none of this package."""
+    if not isinstance(layer, Passage):
+        kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+        raise TypeError(
+            f"layer must be a recurrent layer of throughtime, got a {kind}; convert one of "
+            "torch.nn with throughtime.from_torch"
+        )
+
+
 @torch.no_grad()
 def list_steps(
     layer: Passage, batch: Batch, dtype: torch.dtype | None = torch.float64
@@ -190,9 +200,11 @@ def list_steps(
         dtype: of all tensors; None: the layer's.
 
     Raises:
+        TypeError: the layer is none of this package.
         ShapeError: no step.
         OptionError: the batch has resets, or is not finite.
     """
+    check_passage(layer)
     if batch.reset is not None or batch.batch_sizes is not None:
         raise OptionError("steps are looked at in padded batches without reset; cut at the resets")
     alive = find_alive_steps(batch)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.diagnosis.observe import LayerDirection
-from throughtime.diagnosis.observe.steps import eval_mode
+from throughtime.diagnosis.observe.steps import check_passage, eval_mode
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -67,6 +67,7 @@ def memory_capacity(
 
     Source: Jaeger, Short Term Memory in Echo State Networks (2001).
     """
+    check_passage(layer)
     widest = max((sum(w) for w in layer.widths), default=0)
     lags = 2 * widest if lags is None else lags
     samples = max(2500, 20 * widest) if samples is None else samples

@@ -192,15 +192,16 @@ def _read_lines(path: str) -> DataTable:
 
 def read_object(line: str, path: str, number: int) -> dict[str, Any]:
     """The JSON object in a line; raises DataError where it is none."""
+    odd: list[str] = []
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=odd.append)
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
-        raise DataError(
-            f"every line of {path} must be a JSON object, and line {number} is "
-            f"{short(line.strip())}"
+    if odd or not isinstance(value, dict):
+        what = (
+            f"has {odd[0]}, which JSON has not; write null" if odd else f"is {short(line.strip())}"
         )
+        raise DataError(f"every line of {path} must be a JSON object, and line {number} {what}")
     return value
 
 
