@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from throughtime.backends.transforms import writes_graph
+from throughtime.backends.call import writes_graph
 from throughtime.scan.operator import fake_forward, scan_forward
 from throughtime.torch_private import made_of
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from throughtime.backends.call import Call, step_count
+from throughtime.backends.call import Call, sequence_count, step_count
 from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
 from throughtime.cell.registry import find_cell
@@ -274,7 +274,7 @@ def decompose(
     parts = [_run_scan(call, d) for d in range(call.directions)]
     count = len(call.cell.state_names)
     finals = [torch.stack([last[k] for last, _ in parts]) for k in range(count)]
-    sequences = [torch.stack([ys[k] for _, ys in parts], 2) for k in range(call.sequences)]
+    sequences = [torch.stack([ys[k] for _, ys in parts], 2) for k in range(sequence_count(call))]
     return [*sequences, *finals]
 
 
@@ -305,7 +305,7 @@ def _run_scan(call: Call, d: int) -> tuple[State, State]:
     scanned = _list_scanned(call, d)
     names = list(scanned)
     shared = {n: v for n, v in call.weights[d].items() if n not in ("weight_ih", "bias_ih")}
-    count, sequences = len(call.cell.state_names), call.sequences
+    count, sequences = len(call.cell.state_names), sequence_count(call)
 
     def combine(*values: Tensor) -> list[Tensor]:
         old, rest = list(values[:count]), values[count:]

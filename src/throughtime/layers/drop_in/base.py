@@ -13,13 +13,13 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends import Choice, cpu
+from throughtime.backends.call import is_traced
 from throughtime.backends.torch_kernels import (
     KERNELS,
     ONE_LARGE_STEP,
     carries_stack,
     is_large_step,
 )
-from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch, Border, States, enter

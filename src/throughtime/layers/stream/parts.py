@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from throughtime.backends import cpu
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.stream.part import (
+from throughtime.backends.cpu.stream.layer import (
     LookupTable,
     Part,
     PartProduct,

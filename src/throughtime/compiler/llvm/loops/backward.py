@@ -22,14 +22,15 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.loops.phases import phases_back
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, Kind
 from throughtime.compiler.llvm.loops.rows import (
     alive,
+    blocks_of,
     first_row,
     for_chunks,
     give_states,
     lanes_below,
+    run_at,
     state_width,
     take_states,
     time_of,
@@ -92,7 +93,7 @@ def _caller(e: Emit, function: Emit, **steps: Num) -> Callable[[Num, Num, Num], 
 def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
     """The j-th step from the end: its place i in this direction, and its time t."""
     i = c["T"] - 1 - j
-    return i, time_of(e, c, f, i)
+    return i, time_of(c, f, i)
 
 
 def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
@@ -100,7 +101,7 @@ def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit
     e, c, f, g = begin(module, "start_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        final, width = e.word(f["d_final"] + s.index * 8), state_width(e, c, s.index)
+        final, width = e.word(f["d_final"], s.index), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), final, g["low"], g["high"] - g["low"])
     return e.done()
 
@@ -110,7 +111,7 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     e, c, f, g = begin(module, "finish_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        give_states(e, c, copies, own, s.index, e.word(f["d_start"] + s.index * 8))
+        give_states(e, c, copies, own, s.index, e.word(f["d_start"], s.index))
     return e.done()
 
 
@@ -126,10 +127,10 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, high)
-        m = e.word(c["offset"] + t * 8) - before + low
+        m = e.word(c["offset"], t) - before + low
 
         def take(name: str, block: str, row: str, count: str, first: Num | int) -> None:
-            source = c[name] + first + e.word(c[f"{name}_steps"] + t * 8)
+            source = c[name] + first + e.word(c[f"{name}_steps"], t)
             e.call(copies["take"], to=f[block] + m * c[row], to_row=c[row], source=source,
                    source_row=c[f"{name}_row"], rows=R, count=c[count], order=order)  # fmt: skip
 
@@ -153,7 +154,7 @@ def _gather_old(
     inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
     going = where(i > 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
-    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"], inside)
     e.call(copies["take"], to=old, to_row=c["H_row"], source=y, source_row=c["y_row"], rows=going,
            count=c["out"], order=order)  # fmt: skip
     start = old + going * c["H_row"], c["out"]
@@ -173,12 +174,68 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
-        n = e.word(c["offset"] + t * 8) + low
+        n = e.word(c["offset"], t) + low
         e.call(take_traces, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
         phases_back(e, c, f, product, (R, n, n - before, d_row), t)
         e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
     return e.done()
+
+
+def phases_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num], t: Num
+) -> None:
+    """In `back`: the phases of step t, the last first, each the cell's derivative and its product.
+
+    Args:
+        rows: how many, the first one's number, over all steps and in the block; bytes of a row of
+            the gradients by sums.
+    """
+    with e.loop(c["early"] + 1) as i:
+        run = run_at(e, c, i.index)
+        with e.when(run["phase"].compare("!=", 0)):
+            _derivative(e, c, f, run, rows)
+        _product_back(e, c, f, product, run, rows, t)
+
+
+def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
+    """Gradients by the sums of a phase, and by what its equations read besides them."""
+    (R, n, m, d_row), low, line = rows, e.args["low"], c["H_row"]
+    e.call_at(
+        run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+        saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
+        d_y=f["d_y_block"] + m * line, d_state=f["d_state"] + low * line,
+        state_plane=c["state_plane"], direct=f["direct"] + low * line,
+        d_sums=f["d_sums"] + m * d_row, d_sums_row=d_row, unit_values=f["unit_values"],
+        H_row=line, H=c["H"], d_operands=f["d_operand_rows"] + low * line,
+        operand_plane=c["operand_plane"], operand_block=f["operand_block"] + m * line,
+        operand_block_plane=c["operand_block_plane"], inputs=f["inputs"] + n * c["inputs_row"],
+        d_inputs=f["d_inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
+    )  # fmt: skip
+
+
+def _product_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, rows: tuple[Num, Num, Num, Num],
+    t: Num,
+) -> None:  # fmt: skip
+    """Gradients by what a run's sums multiply."""
+    (R, _, m, d_row), low, line = rows, e.args["low"], c["H_row"]
+    operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
+    computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
+    to = where(computed, operand, f["d_state"] + low * line)
+    fresh = where(computed, c["zeros"], f["direct"] + low * line)
+    start = where(begins, fresh, to)
+    start_row = where(begins & computed, 0, line)
+    source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
+    size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+    with e.loop(run["blocks"]) as b:
+        lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+        e.call(
+            product, block=e.args["block"], start=start + columns, start_row=start_row,
+            A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
+            parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
+            vectors=blocks_of(e, run["K"]), turned=t % 2,
+        )  # fmt: skip
 
 
 def write_seen(module: ir.Module, kind: Kind) -> Emit:
@@ -189,7 +246,7 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
     e, c, f, g = begin(module, "seen", kind, ("low", "R", "n", "m"))
     with e.loop(g["R"]) as row:
         with e.loop(c["states"], e.scalar(0).widened()) as s:
-            units = e.word(c["state_widths"] + s.index * 8)
+            units = e.word(c["state_widths"], s.index)
             square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
             with e.when(f["norms"].compare("!=", 0)):
                 place = (g["n"] + row.index) * c["states"] + s.index
@@ -202,16 +259,10 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
 
 
 def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> None:
-    """In `back`: look at the rows of a step where somebody asks, before its derivative.
-
-    Args:
-        e, c, f: the function, and its numbers.
-        seen: of `write_seen`.
-        rows: how many, the first one's number over all steps, and in the block.
-    """
-    asked = f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)
-    with e.when(asked):
-        R, n, m = rows
+    """In `back`: look at the rows of a step where somebody asks, before its derivative: how many,
+    the first one's number over all steps, and in the block."""
+    R, n, m = rows
+    with e.when(f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)):
         e.call(seen, **e.passed_on("block", "d", "low"), R=R, n=n, m=m)
 
 

@@ -33,7 +33,7 @@ _FLUSH_ARM: Final = 1 << 24
 """The bits that flush denormals, in MXCSR (results and operands) and in FPCR."""
 
 
-def my_share(e: Emit, count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
+def my_share(count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
     """The part of `count` things that is this thread's: from, to."""
     return thread * count // team, (thread + 1) * count // team
 
