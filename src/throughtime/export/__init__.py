@@ -42,19 +42,9 @@ _PLACES: Final = {
 }
 
 __all__ = [
-    "Exported",
-    "Measured",
-    "from_flax",
-    "from_keras",
-    "from_onnx",
-    "from_safetensors",
-    "measure",
-    "to_c",
-    "to_flax",
-    "to_keras",
-    "to_object",
-    "to_onnx",
-]
+    "Exported", "Measured", "from_flax", "from_keras", "from_onnx", "from_safetensors", "measure",
+    "to_c", "to_flax", "to_keras", "to_object", "to_onnx",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

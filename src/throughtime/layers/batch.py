@@ -6,7 +6,7 @@ sequence: a batch of B sequences of T steps is one of d B sequences of T / d ste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -67,86 +67,6 @@ class Batch(NamedTuple):
             inputs=self.inputs and {n: v[:, :rows] for n, v in self.inputs.items()},
             recurrent_masks=masks and tuple(m if m is None else m[:, :rows] for m in masks),
         )
-
-
-def fold(call: Call, d: int) -> Call:
-    """The call whose batch is the d interleaved sequences of every row, (T/d, d B, I)."""
-    T, B = call.x.shape[:2]
-    lengths = call.lengths
-    if lengths is None and T % d:
-        lengths = torch.full((B,), T, device=call.x.device)
-    return call._replace(
-        x=_fold(call.x, d),
-        inputs={n: _fold(v, d) for n, v in (call.inputs or {}).items()},
-        reset=None if call.reset is None else _fold(_spread(call.reset, d), d),
-        lengths=None if lengths is None else _fold_lengths(lengths, d),
-    )
-
-
-def unfold(result: Result, call: Call, d: int) -> Result:
-    """The result of the folded call in the steps of the call itself.
-
-    The final state of a row is that of the chain its last step belongs to (in the backward
-    direction its first).
-    """
-    T, B = call.x.shape[:2]
-    sequences = tuple(s.unflatten(1, (d, B)).flatten(0, 1)[:T] for s in result.sequences)
-    rows = torch.arange(B, device=call.x.device)
-    steps = torch.full_like(rows, T) if call.lengths is None else call.lengths.to(rows.device)
-    last = (steps - 1).clamp_min(0) % d
-    final = tuple(
-        torch.stack([v.unflatten(0, (d, B))[last if i == 0 else 0, rows] for i, v in enumerate(s)])
-        for s in result.final
-    )
-    return Result(sequences, final)
-
-
-def end_in_last_sequences(result: Result, call: Call) -> Result:
-    """The result with both directions' final states those of the last sequence of each row.
-
-    The backward direction goes on past a reset to the sequences before; its state for the last one
-    is that after the step where this one begins.
-
-    Args:
-        result: of two directions, with the sequences of all states.
-        call: padded, with resets.
-    """
-    T, B = call.x.shape[:2]
-    if call.reset is None or not T:
-        return result
-    steps, rows = torch.arange(T, device=call.x.device), torch.arange(B, device=call.x.device)
-    begins = call.reset
-    if call.lengths is not None:
-        begins = begins & (steps.unsqueeze(1) < call.lengths.to(call.x.device))
-    first = torch.where(begins, steps.unsqueeze(1), 0).amax(0)
-    final = tuple(
-        torch.stack((v[0], torch.where(begins.any(0).unsqueeze(1), s[first, rows, 1], v[1])))
-        for v, s in zip(result.final, result.sequences, strict=True)
-    )
-    return Result(result.sequences, final)
-
-
-def _fold(v: Tensor, d: int) -> Tensor:
-    """(T, B, ...) to (ceil(T / d), d B, ...), with zeros after the end."""
-    T = v.shape[0]
-    # Not by pad, which torch 2.9 refuses where there are no rows.
-    padded = torch.cat((v, v.new_zeros(-T % d, *v.shape[1:])))
-    chains: Tensor = padded.reshape(padded.shape[0] // d, d * v.shape[1], *v.shape[2:])
-    return chains
-
-
-def _fold_lengths(lengths: Tensor, d: int) -> Tensor:
-    """Steps of chain j of a row with n steps: ceil((n - j) / d)."""
-    chains = torch.arange(d, device=lengths.device).unsqueeze(1)
-    return torch.div(lengths - chains + d - 1, d, rounding_mode="floor").clamp_min(0).flatten()
-
-
-def _spread(reset: Tensor, d: int) -> Tensor:
-    """A reset before t as one in every chain, at its first step from t on."""
-    shifted = [
-        torch.cat((reset.new_zeros(i, *reset.shape[1:]), reset))[: reset.shape[0]] for i in range(d)
-    ]
-    return torch.stack(shifted).any(0)
 
 
 class Border(NamedTuple):
@@ -318,3 +238,97 @@ def list_tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, Mapping):
         for v in value.values():
             yield from list_tensors(v)
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same tuples, lists and mappings with each tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(v, change) for v in value))
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(v, change) for v in value)
+    if isinstance(value, Mapping):
+        changed = {k: map_tensors(v, change) for k, v in value.items()}
+        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
+    return value
+
+
+def fold(call: Call, d: int) -> Call:
+    """The call whose batch is the d interleaved sequences of every row, (T/d, d B, I)."""
+    T, B = call.x.shape[:2]
+    lengths = call.lengths
+    if lengths is None and T % d:
+        lengths = torch.full((B,), T, device=call.x.device)
+    return call._replace(
+        x=_fold(call.x, d),
+        inputs={n: _fold(v, d) for n, v in (call.inputs or {}).items()},
+        reset=None if call.reset is None else _fold(_spread(call.reset, d), d),
+        lengths=None if lengths is None else _fold_lengths(lengths, d),
+    )
+
+
+def unfold(result: Result, call: Call, d: int) -> Result:
+    """The result of the folded call in the steps of the call itself.
+
+    The final state of a row is that of the chain its last step belongs to (in the backward
+    direction its first).
+    """
+    T, B = call.x.shape[:2]
+    sequences = tuple(s.unflatten(1, (d, B)).flatten(0, 1)[:T] for s in result.sequences)
+    rows = torch.arange(B, device=call.x.device)
+    steps = torch.full_like(rows, T) if call.lengths is None else call.lengths.to(rows.device)
+    last = (steps - 1).clamp_min(0) % d
+    final = tuple(
+        torch.stack([v.unflatten(0, (d, B))[last if i == 0 else 0, rows] for i, v in enumerate(s)])
+        for s in result.final
+    )
+    return Result(sequences, final)
+
+
+def end_in_last_sequences(result: Result, call: Call) -> Result:
+    """The result with both directions' final states those of the last sequence of each row.
+
+    The backward direction goes on past a reset to the sequences before; its state for the last one
+    is that after the step where this one begins.
+
+    Args:
+        result: of two directions, with the sequences of all states.
+        call: padded, with resets.
+    """
+    T, B = call.x.shape[:2]
+    if call.reset is None or not T:
+        return result
+    steps, rows = torch.arange(T, device=call.x.device), torch.arange(B, device=call.x.device)
+    begins = call.reset
+    if call.lengths is not None:
+        begins = begins & (steps.unsqueeze(1) < call.lengths.to(call.x.device))
+    first = torch.where(begins, steps.unsqueeze(1), 0).amax(0)
+    final = tuple(
+        torch.stack((v[0], torch.where(begins.any(0).unsqueeze(1), s[first, rows, 1], v[1])))
+        for v, s in zip(result.final, result.sequences, strict=True)
+    )
+    return Result(result.sequences, final)
+
+
+def _fold(v: Tensor, d: int) -> Tensor:
+    """(T, B, ...) to (ceil(T / d), d B, ...), with zeros after the end."""
+    T = v.shape[0]
+    # Not by pad, which torch 2.9 refuses where there are no rows.
+    padded = torch.cat((v, v.new_zeros(-T % d, *v.shape[1:])))
+    chains: Tensor = padded.reshape(padded.shape[0] // d, d * v.shape[1], *v.shape[2:])
+    return chains
+
+
+def _fold_lengths(lengths: Tensor, d: int) -> Tensor:
+    """Steps of chain j of a row with n steps: ceil((n - j) / d)."""
+    chains = torch.arange(d, device=lengths.device).unsqueeze(1)
+    return torch.div(lengths - chains + d - 1, d, rounding_mode="floor").clamp_min(0).flatten()
+
+
+def _spread(reset: Tensor, d: int) -> Tensor:
+    """A reset before t as one in every chain, at its first step from t on."""
+    shifted = [
+        torch.cat((reset.new_zeros(i, *reset.shape[1:]), reset))[: reset.shape[0]] for i in range(d)
+    ]
+    return torch.stack(shifted).any(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,8 +112,7 @@ class Options:
             )
         for name in ("dropout", "recurrent_dropout", "weight_dropout"):
             _check_share(name, getattr(self, name))
-        shares = self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
-        for share in shares:
+        for share in self._zoneouts:
             _check_share("zoneout", share)
         for d in self.dilation:
             check_size("dilation", d)
@@ -128,9 +127,12 @@ class Options:
         return self.zoneout.get(state, 0.0) if isinstance(self.zoneout, Mapping) else self.zoneout
 
     @property
+    def _zoneouts(self) -> Iterable[float]:
+        return self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
+
+    @property
     def has_zoneout(self) -> bool:
-        shares = self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
-        return any(shares)
+        return any(self._zoneouts)
 
 
 def _check_share(name: str, share: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from throughtime.backends.cpu.stream.memory import Array
 from throughtime.backends.cpu.stream.stack import Stack
 from throughtime.backends.cpu.stream.stream import CompiledStream
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.batch import Border, States, list_tensors
+from throughtime.layers.batch import Border, States, list_tensors, map_tensors
 from throughtime.layers.layer import Passage
 from throughtime.layers.stream.frozen import Frozen
 
@@ -223,7 +223,7 @@ class LayerByLayer:
         try:
             y = self._run(v, options, _is_flat(x, batch))
             if isinstance(x, np.ndarray):
-                y = _map_tensors(y, lambda v: v.cpu().numpy())
+                y = map_tensors(y, lambda v: v.cpu().numpy())
             return y if out is None else _write_out(out, y)
         except BaseException:
             for step, state in zip(self.steps, states, strict=True):
@@ -257,7 +257,7 @@ class LayerByLayer:
             v = v.squeeze(self.time) if next(timed, v.dim() > 1) else v
             return v.squeeze(0) if flat and v.dim() else v
 
-        return _map_tensors(y, one)
+        return map_tensors(y, one)
 
     def call(self, v: Tensor, options: Mapping[str, Any]) -> Any:
         """The model's outputs for a sequence of one step."""
@@ -316,20 +316,6 @@ def _is_flat(x: Any, batch: int) -> bool:
     if batch != 1 or not isinstance(x, Tensor | np.ndarray):
         return False
     return x.ndim == 0 or (x.ndim == 1 and not _are_tokens(x, 1))
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same tuples, lists and mappings with each tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map_tensors(v, change) for v in value))
-    if isinstance(value, tuple | list):
-        return type(value)(_map_tensors(v, change) for v in value)
-    if isinstance(value, Mapping):
-        changed = {k: _map_tensors(v, change) for k, v in value.items()}
-        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
-    return value
 
 
 def _find_array_dtypes(x: Any, inputs: Any) -> frozenset[torch.dtype]:
