@@ -322,7 +322,10 @@ def _number_rows(rows: Any, batch: int) -> Array:
 
 def _mask_rows(rows: Any, batch: int) -> Tensor:
     """Rows by number or as a bool mask, as a bool mask (B,)."""
-    numbers = torch.as_tensor(rows, device="cpu")
+    try:
+        numbers = torch.as_tensor(rows, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:  # words, lists of several lengths
+        raise TypeError(f"rows must be numbers of rows or a bool mask, got {rows!r}") from error
     if numbers.dtype == torch.bool:
         if numbers.shape != (batch,):
             raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(numbers.shape)}")
