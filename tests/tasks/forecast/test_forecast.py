@@ -243,6 +243,26 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped() -> None:
     assert one == two
 
 
+def test_a_run_finds_its_file_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my files", "elsewhere").mkdir(parents=True)
+    weekly().select("y").head(60).write_csv("my files/a.csv")
+    weekly().select("y").tail(60).write_csv("my files/b.csv")
+    options = "--target y --horizon 5 --hidden 4 --threads 1 --steps 1 --out".split()
+    files = ("my files/a.csv", "my files/a.csv, my files/b.csv", "my files/*.csv")
+    for number, data in enumerate(files):
+        monkeypatch.chdir(tmp_path)
+        out = f"runs/{number}"
+        assert main(["train", "forecast", "--data", data, *options, out]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", out]) == 0
+        here = capsys.readouterr().out
+        monkeypatch.chdir("my files/elsewhere")
+        assert main(["evaluate", f"../../{out}"]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == here.splitlines()[1:]
+
+
 def test_a_file_that_was_changed_since_is_told() -> None:
     task = made(weekly())
     weekly(seed=2).write_csv("data.csv")
