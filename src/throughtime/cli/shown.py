@@ -131,7 +131,7 @@ def keep_page(
     panels = [_make_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
     title = f"{task.name}: {run.folder.resolve().name}"
     text = write_run_page(
-        title, _list_facts(run, results), _make_figures(task, results), panels, report, reason
+        title, _list_facts(run, results), _make_figures(results), panels, report, reason
     )
     (run.folder / "report.html").write_text(text, "utf-8")
     print(f"report: {run.folder / 'report.html'}")
@@ -303,7 +303,7 @@ def _list_facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _make_figures(task: Task, results: dict[str, Any]) -> Table:
+def _make_figures(results: dict[str, Any]) -> Table:
     from throughtime.diagnosis.report.page import Table
 
     baselines = results["baselines"]

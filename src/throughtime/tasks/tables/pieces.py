@@ -396,5 +396,5 @@ def _read_sequence(
     steps = max(map(len, columns.values()))
     padded = {n: v + [None] * (steps - len(v)) for n, v in columns.items()}
     names = {SERIES: [str(number + 1)] * steps, LABEL: [label] * steps}
-    schema = {n: pl.Float64 for n in padded} | {n: pl.String for n in names}
-    return pl.DataFrame(names | padded, schema={n: schema[n] for n in (*names, *padded)})
+    schema = dict.fromkeys(names, pl.String) | dict.fromkeys(padded, pl.Float64)
+    return pl.DataFrame(names | padded, schema=schema)
