@@ -1,6 +1,6 @@
 """Recurrent networks for PyTorch, compiled from their textbook equations."""
 
-from throughtime import supported as supported
+from throughtime import environment as environment
 
 # isort: split
 from throughtime import cells as cells
@@ -11,24 +11,24 @@ from throughtime.cells import Cell as Cell
 from throughtime.diagnosis.cure import cure
 from throughtime.diagnosis.measure import diagnose
 from throughtime.diagnosis.quantities.probe import probe
+from throughtime.environment import __version__ as __version__
 from throughtime.laws import check as check
+from throughtime.layers import Recurrent as Recurrent
+from throughtime.layers.drop_in import GRU as GRU
+from throughtime.layers.drop_in import LSTM as LSTM
+from throughtime.layers.drop_in import RNN as RNN
 from throughtime.layers.drop_in.cells import GRUCell as GRUCell
 from throughtime.layers.drop_in.cells import LSTMCell as LSTMCell
 from throughtime.layers.drop_in.cells import RNNCell as RNNCell
 from throughtime.layers.drop_in.convert import from_torch as from_torch
 from throughtime.layers.drop_in.convert import to_torch as to_torch
-from throughtime.layers.drop_in.layers import GRU as GRU
-from throughtime.layers.drop_in.layers import LSTM as LSTM
-from throughtime.layers.drop_in.layers import RNN as RNN
 from throughtime.layers.initialise import initialise as initialise
 from throughtime.layers.readout import Gate as Gate
 from throughtime.layers.readout import Readout as Readout
-from throughtime.layers.recurrent import Recurrent as Recurrent
-from throughtime.layers.stream.stream import Stream as Stream
-from throughtime.layers.unroll import unroll as unroll
+from throughtime.layers.stream import Stream as Stream
+from throughtime.layers.through_time import unroll as unroll
 from throughtime.train import load as load
 from throughtime.uclip import UClip as UClip
-from throughtime.version import __version__ as __version__
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "Gate", "LSTM", "LSTMCell", "RNN", "RNNCell", "Readout", "Recurrent",

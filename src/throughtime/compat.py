@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from torch import nn
 
-from throughtime.layers.drop_in import cells, layers
+from throughtime.layers import drop_in
+from throughtime.layers.drop_in import cells
 
 
-class RNN(layers.RNN, nn.RNN):  # type: ignore[misc, override]
+class RNN(drop_in.RNN, nn.RNN):  # type: ignore[misc, override]
     """`throughtime.RNN` that also is a torch.nn.RNN; torch.compile refuses it."""
 
 
-class LSTM(layers.LSTM, nn.LSTM):  # type: ignore[misc, override]
+class LSTM(drop_in.LSTM, nn.LSTM):  # type: ignore[misc, override]
     """`throughtime.LSTM` that also is a torch.nn.LSTM; torch.compile refuses it."""
 
 
-class GRU(layers.GRU, nn.GRU):  # type: ignore[misc, override]
+class GRU(drop_in.GRU, nn.GRU):  # type: ignore[misc, override]
     """`throughtime.GRU` that also is a torch.nn.GRU; torch.compile refuses it."""
 
 

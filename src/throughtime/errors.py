@@ -18,6 +18,9 @@ Each also is the built-in error its kind belongs to, so that callers may catch e
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class ThroughtimeError(Exception):
     """Base of every error raised on purpose; its text says what, rule, value and cure."""
@@ -80,6 +83,18 @@ class EndedElsewhere(ThroughtimeError, RuntimeError):
 
 class VersionError(ThroughtimeError, ImportError):
     """Python or torch is older than the package takes; says which will do, and how to get it."""
+
+
+def import_extra(module: str, extra: str, package: str = "") -> Any:
+    """A module of an optional package, called `package` where its first name is another.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing_extra(package or module.partition(".")[0], extra) from error
 
 
 def missing_extra(package: str, extra: str) -> MissingExtra:

@@ -25,7 +25,7 @@ from throughtime.cells import Cell
 from throughtime.compiler.passes import find_unsupported
 from throughtime.compiler.trace import trace
 from throughtime.errors import BackendError, LawError, OptionError
-from throughtime.layers.recurrent import Recurrent
+from throughtime.layers import Recurrent
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad
 from torch.testing import assert_close
 
 from throughtime import Cell, Recurrent, Stream
-from throughtime.backends.cpu import unshare
+from throughtime.backends.cpu import operands
 from throughtime.compiler.plan import make_plan
 
 NEAR: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}
@@ -82,8 +82,10 @@ def test_checkpoints_add_up_both_products(every: int) -> None:
 
 def test_checkpoints_set_weights_apart_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of them would wait with each segment."""
-    made, set_apart = [], unshare._apart
-    monkeypatch.setattr(unshare, "_apart", lambda *given: made.append(1) or set_apart(*given))
+    made, set_apart = [], operands._copied_weights
+    monkeypatch.setattr(
+        operands, "_copied_weights", lambda *given: made.append(1) or set_apart(*given)
+    )
     layer, plain = _pair(5, checkpoint_every=2, bidirectional=True)
     x = torch.randn(9, 2, 3).double()
     assert_close(_gradients(layer, x), _gradients(plain, x), **NEAR)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import throughtime
 from throughtime import Recurrent, cells
-from throughtime.layers.recurrent import Recurrent as Layer
+from throughtime.layers import Recurrent as Layer
 from throughtime.scan import autograd
 
 CHANGES: dict[str, Callable[[Tensor], Any]] = {

@@ -12,7 +12,14 @@ from torch import Tensor, distributed, nn
 
 import throughtime
 from throughtime import LSTM, Recurrent, cells, diagnose
-from throughtime.diagnosis import Batch, connectivity, jacobians, weight_lags
+from throughtime.diagnosis import (
+    Batch,
+    capacity,
+    connectivity,
+    gates,
+    jacobians,
+    weight_lags,
+)
 from throughtime.errors import OptionError, ShapeError
 
 X = torch.rand(12, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -113,12 +120,31 @@ def test_a_model_compiled_in_place_is_looked_at_as_it_was_written() -> None:
         (3, None, OptionError, "batches must be a tensor, a tuple .* got int"),
         (X, lambda y: y.detach().sum(), OptionError, "the loss depends on nothing that trains"),
         (X, lambda y: y[0].sum(), OptionError, "the loss sends no gradient to the last step"),
-        (X, lambda y: y, OptionError, "the loss must be a tensor with one number"),
+        (X, lambda y: y, OptionError, r"one number, got \(12, 4, 8\); take its mean$"),
     ],
 )
 def test_bad_input_is_refused(x: Any, loss: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         throughtime.diagnose(Net(nn.GRU(3, 8)), x, loss)
+
+
+def test_a_model_in_half_precision_is_told_its_dtype() -> None:
+    said = r"^layer inner is in torch\.bfloat16, in which gradients vanish early; call model\.float"
+    with pytest.raises(OptionError, match=said):
+        throughtime.diagnose(Net(nn.GRU(3, 8)).bfloat16(), X.bfloat16())
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(3, 8), nn.Sequential(throughtime.GRU(3, 8))])
+def test_quantities_of_a_layer_take_ours_alone(layer: Any) -> None:
+    said = r"^layer must be a recurrent layer of throughtime, got a torch\.nn.*from_torch$"
+    for measure in (
+        lambda: gates.gate_times(layer, Batch(X)),
+        lambda: capacity.memory_capacity(layer),
+        lambda: jacobians.jacobians(layer, Batch(X)),
+        lambda: connectivity.connectivity(layer, Batch(X)),
+    ):
+        with pytest.raises(TypeError, match=said):
+            measure()
 
 
 def test_a_loss_that_is_nan_from_the_start_is_told() -> None:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from throughtime import Recurrent, cells
 from throughtime.errors import OptionError
-from throughtime.layers.stream.stream import Stream
+from throughtime.layers.stream import Stream
 
 F64 = {"dtype": torch.float64}
 

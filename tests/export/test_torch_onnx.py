@@ -160,7 +160,7 @@ def test_packed_rows_have_no_form() -> None:
     from throughtime.export.onnx import decompose
     from throughtime.scan.operator import flatten
 
-    call = LSTM(3, 7)._example(0, 2, 2, False, False, False)
+    call = LSTM(3, 7)._example(0, 2, 2)
     call = call._replace(x=call.x.flatten(0, 1), batch_sizes=torch.tensor([2, 2]))
     form, tensors = flatten(call)
     with pytest.raises(TransformError, match=WAY_OUT.format("a PackedSequence")):

@@ -18,7 +18,7 @@ from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Readout
 from throughtime.errors import BackendError
 from throughtime.export import to_object
-from throughtime.export.llvm import write_loader
+from throughtime.export.folder import fill_template
 from throughtime.export.llvm.object_files import list_undefined
 from throughtime.export.pieces import prepare
 
@@ -75,7 +75,7 @@ def test_a_module_asks_nothing_of_its_host(tmp_path: Path) -> None:
 
 
 def test_the_loader_is_small() -> None:
-    assert len(write_loader("net").encode()) <= 2000
+    assert len(fill_template("loader.mjs", "net").encode()) <= 2000
 
 
 def test_the_page_holds_the_module_and_needs_no_server(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def _calls_import(node: ast.Call) -> bool:
     """True for `import_module("throughtime.x")`: a name that stands in the source."""
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     literal = bool(node.args) and isinstance(node.args[0], ast.Constant)
-    return name in {"import_module", "import_package", "__import__"} and literal
+    return name in {"import_module", "import_extra", "import_package", "__import__"} and literal
 
 
 def tracked() -> list[Path]:

@@ -116,7 +116,7 @@ def test_version_stands_in_one_place() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     literal = re.compile(rf"(?<![\d.]){re.escape(throughtime.__version__)}(?![\d.])")
     assert "version" in declared["dynamic"]
-    assert [m.path for m in modules() if literal.search(m.text)] == ["version.py"]
+    assert [m.path for m in modules() if literal.search(m.text)] == ["environment.py"]
     assert importlib.metadata.version("throughtime") == throughtime.__version__
 
 

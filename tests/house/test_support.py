@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as xml
 
 from tests.house.source import ROOT
-from throughtime import supported
+from throughtime import environment
 
 _spec = importlib.util.spec_from_file_location(
     "try_versions", ROOT / "packaging" / "try_versions.py"
@@ -36,7 +36,7 @@ def test_every_torch_that_is_not_warned_of_was_tried() -> None:
     pinned = re.findall(r"^torch==([\d.]+)", (ROOT / "constraints.txt").read_text(), re.M)
     run = [found["torch"] for found in RECORD.values() if "tests" in found]
     minors = {".".join(version.split(".")[:2]) for version in [*run, *pinned]}
-    assert minors == set(supported.TRIED)
+    assert minors == set(environment.TRIED)
 
 
 def test_tests_are_counted() -> None:

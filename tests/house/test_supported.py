@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from tests.house.source import ROOT, fresh
-from throughtime import supported
+from throughtime import environment
 from throughtime.errors import VersionError
 
 
@@ -20,9 +20,9 @@ def test_an_old_python_gets_one_sentence() -> None:
         "one: python3.11 -m venv .venv"
     )
     with pytest.raises(VersionError, match=f"^{re.escape(said)}$"):
-        supported.check_python((3, 10, 13))
-    supported.check_python((3, 11, 0))
-    supported.check_python((3, 14, 0))
+        environment.check_python((3, 10, 13))
+    environment.check_python((3, 11, 0))
+    environment.check_python((3, 14, 0))
 
 
 @pytest.mark.parametrize("found", ["2.8.0", "1.13.1+cu117"])
@@ -32,31 +32,31 @@ def test_an_old_torch_gets_one_sentence(found: str) -> None:
         f"pip install --upgrade torch"
     )
     with pytest.raises(VersionError, match=f"^{re.escape(said)}$"):
-        supported.check_torch(found)
+        environment.check_torch(found)
 
 
 @pytest.mark.parametrize("found", ["2.9.0", "2.13.0+cpu", "2.100.0.dev20290101", "3.0", "unknown"])
 def test_another_torch_is_taken(found: str) -> None:
-    supported.check_torch(found)
+    environment.check_torch(found)
 
 
 def test_a_torch_that_was_never_tried_is_warned_of() -> None:
-    tried = ", ".join(supported.TRIED)
+    tried = ", ".join(environment.TRIED)
     said = f"^throughtime was tried with torch {tried}, not with 2.99.1; throughtime.check"
     with pytest.warns(UserWarning, match=said):
-        supported.warn_of_untried("2.99.1", ())
+        environment.warn_of_untried("2.99.1", ())
 
 
 def test_so_is_one_that_lacks_what_is_used() -> None:
     with pytest.warns(UserWarning, match=r"^torch 2.13.0 lacks torch._C._a, which throughtime"):
-        supported.warn_of_untried("2.13.0", ("_C._a",))
+        environment.warn_of_untried("2.13.0", ("_C._a",))
 
 
-@pytest.mark.parametrize("minor", supported.TRIED)
+@pytest.mark.parametrize("minor", environment.TRIED)
 def test_one_that_was_tried_is_not_warned_of(minor: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        supported.warn_of_untried(f"{minor}.1+cpu", ())
+        environment.warn_of_untried(f"{minor}.1+cpu", ())
 
 
 OLD = "import sys, torch; {old}; import throughtime"

@@ -16,7 +16,7 @@ import pytest
 
 import throughtime
 from tests.house.source import ROOT, tracked
-from throughtime import supported
+from throughtime import environment
 
 _spec = importlib.util.spec_from_file_location("build_wheel", ROOT / "packaging" / "build_wheel.py")
 assert _spec is not None and _spec.loader is not None
@@ -53,9 +53,9 @@ def test_it_promises_what_was_run(wheel: zipfile.ZipFile) -> None:
     info = f"throughtime-{throughtime.__version__}.dist-info"
     said = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert said["Version"] == throughtime.__version__
-    assert said["Requires-Python"] == f">={dotted(supported.OLDEST_PYTHON)}"
+    assert said["Requires-Python"] == f">={dotted(environment.OLDEST_PYTHON)}"
     assert said["License-Expression"] == "BSD-3-Clause"
-    assert f"torch>={dotted(supported.OLDEST_TORCH)}" in said.get_all("Requires-Dist")
+    assert f"torch>={dotted(environment.OLDEST_TORCH)}" in said.get_all("Requires-Dist")
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
     assert "throughtime = throughtime.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
 

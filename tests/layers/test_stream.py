@@ -15,7 +15,7 @@ from tests.layers.own import Decaying, decaying
 from tests.layers.plain import agree, build, gru, lstm, plain, random
 from throughtime import LSTM, Cell, LSTMCell, Recurrent, cells, compat, from_torch
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.stream.stream import Stream
+from throughtime.layers.stream import Stream
 
 
 class Model(nn.Module):
@@ -273,6 +273,7 @@ def test_repr_names_the_model() -> None:
         ([-1], r"^rows must be from 0 to 1, got -1$"),
         ([True], r"^rows as a bool mask must be \(2,\), got \(1,\)$"),
         ([0.5], r"^rows must be numbers of rows or a bool mask, got torch.float32$"),
+        ("first", r"^rows must be numbers of rows or a bool mask, got 'first'$"),
     ],
 )
 def test_bad_rows(rows: Any, text: str) -> None:

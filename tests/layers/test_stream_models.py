@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.layers.plain import agree, build, gru, plain, random
 from throughtime import GRU, Readout, Recurrent, cells
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.stream.stream import Stream
+from throughtime.layers.stream import Stream
 
 
 class Fragile(nn.Module):

@@ -150,7 +150,7 @@ class Several(World):
         super().__init__()
         self.size = size
 
-    def agree(self, what: str, batches: Any, cure: str) -> None:
+    def agree(self, batches: Any) -> None:
         """Of nobody else."""
 
 

@@ -77,6 +77,12 @@ BAD: dict[str, tuple[str, str | bytes, list[str]]] = {
     "no numbers": (ROWS, "m,kind\nx,a\ny,b\n", ["bad.csv must have a column of numbers"]),
     "a label that changes": (
         SERIES, "s,m,kind\n1,1,a\n1,2,b\n", ["column kind", "line 2 of bad.csv", "line 3"]),
+    "a class for each sequence": (
+        SERIES, "s,m,kind\n" + "".join(f"{n // 4},{n % 9},{n // 4}\n" for n in range(48)),
+        ["at least 3 sequences, one for each part, and 0 of column kind of bad.csv has 1"]),
+    "sequences that are all equal": (
+        SERIES, "s,m,kind\n" + "".join(f"{n // 4},1,{n // 4 % 2}\n" for n in range(96)),
+        ["of column kind of bad.csv are held out, since equal ones"]),
     "no such file": ("forecast --data gone.csv --target y", daily(), ["gone.csv"]),
     "an empty text": ("language --data bad.txt", "\n", ["bad.txt must hold text"]),
     "a text of another encoding": (

@@ -1,17 +1,34 @@
-"""What one layer carries through time: the call every backend takes and the result it gives."""
+"""What one layer carries through time: the call every backend takes and the result it gives.
+
+And what may go straight to a backend that reads addresses: a call with plain memory that no mode,
+tracer or transform of torch looks on. All else goes through the dispatcher, or to torch's own
+operations (scan/dispatch.py). Plain tensors pay a few hundred nanoseconds for it.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError
+from throughtime.torch_private import (
+    UNKNOWN,
+    dual_level,
+    is_zero_tensor,
+    mode_count,
+    modes,
+    takes_tangents,
+    tracer,
+    transform_depth,
+    transforms,
+)
 
 
 class Call(NamedTuple):
@@ -65,19 +82,9 @@ class Call(NamedTuple):
         return len(self.weights)
 
     @property
-    def steps(self) -> int:
-        """T."""
-        return step_count(self)
-
-    @property
     def rows(self) -> int:
         """B."""
         return row_count(self)
-
-    @property
-    def sequences(self) -> int:
-        """How many states' sequences the result has, the output's first."""
-        return sequence_count(self)
 
     def start(self) -> tuple[Tensor, ...]:
         """The state at the start of the call, for each state (D, B, width)."""
@@ -105,11 +112,6 @@ class Call(NamedTuple):
             norms=None if self.norms is None else self.norms[..., d : d + 1, :],
             recurrent_mask=None if mask is None else mask[d : d + 1], zoneout=part(self.zoneout),
         )  # fmt: skip
-
-    @property
-    def rounded(self) -> bool:
-        """Whether autocast rounds products of x."""
-        return is_rounded(self.x)
 
     def in_weights_dtype(self) -> Call:
         """The same call with all that is no weight in the dtype of the weights."""
@@ -153,7 +155,7 @@ def row_count(call: Call) -> int:
 
 
 def sequence_count(call: Call) -> int:
-    """How many states' sequences the result has."""
+    """How many states' sequences the result has, the output's first."""
     return len(call.cell.state_names) if call.record else 1
 
 
@@ -241,3 +243,96 @@ def packed_mask(batch_sizes: Tensor) -> Tensor:
 def unpack(data: Tensor, alive: Tensor) -> Tensor:
     """Packed (N, ...) to padded (T, B, ...), zero where not alive."""
     return data.new_zeros(*alive.shape, *data.shape[1:]).index_put((alive,), data)
+
+
+def is_traced() -> bool:
+    """Whether torch.jit.trace, or what rests on it, writes down what is computed."""
+    return tracer() is not None
+
+
+def writes_graph() -> bool:
+    """Whether a mode looks on that writes operators down, which may take them apart."""
+    return any(type(mode).__name__ == "ProxyTorchDispatchMode" for mode in modes())
+
+
+def no_rule() -> str | None:
+    """Why a kernel with one derivative, and none in forward mode, cannot be called; or None."""
+    if dual_level() >= 0 and takes_tangents():
+        return "compiled kernels have no forward-mode derivative"
+    if not transform_depth():
+        return None
+    kinds = transforms()
+    if kinds is None:
+        return UNKNOWN
+    if "Jvp" in kinds:
+        return "compiled kernels have no forward-mode derivative"
+    if "Functionalize" in kinds:
+        return "functionalize has no rule for the derivative of compiled kernels"
+    if kinds.count("Grad") > 1:
+        return "compiled kernels have one derivative below torch.func, not one of another"
+    return None
+
+
+_MORE = Call._fields.index("state")
+_NO_MORE = tuple(Call._field_defaults.values())
+"""Of a call that gives x and weights alone."""
+
+
+def is_watched() -> bool:
+    """Whether a mode, a transform or a tracer of torch wants to see each operation."""
+    return bool(mode_count() or transform_depth() or tracer())
+
+
+def has_plain_memory(call: Call) -> bool:
+    """Whether the numbers of all tensors of a call lie, as they are, where `data_ptr` says."""
+    for weights in call.weights:
+        for v in weights.values():
+            if type(v) is not Parameter and not is_plain(v):
+                return False
+    if not is_plain(call.x):
+        return False
+    return call[_MORE:] == _NO_MORE or all(is_plain(v) for v in _others(call))
+
+
+def is_plain(v: Tensor) -> bool:
+    """The same of one tensor."""
+    if type(v) is not Tensor and type(v) is not Parameter:
+        return False
+    try:
+        return (v.data_ptr() != 0 or v.numel() == 0) and not v.is_neg()
+    except RuntimeError:  # it has no address at all
+        return False
+
+
+def plain_gradients(d_results: Sequence[Tensor | None]) -> tuple[Sequence[Tensor | None], bool]:
+    """Gradients with their numbers written out, and whether all of them have plain memory."""
+    if are_plain(d_results):
+        return d_results, True
+    d_results = [None if v is None else numbers(v) for v in d_results]
+    return d_results, are_plain(d_results)
+
+
+def are_plain(values: Iterable[Tensor | None]) -> bool:
+    """Whether all that are given have plain memory."""
+    for v in values:  # a generator would take as long as all the rest
+        if v is not None and not is_plain(v):
+            return False
+    return True
+
+
+def _others(call: Call) -> Iterator[Tensor]:
+    """The tensors of a call but for x and the weights."""
+    for group in (call.state, call.initial, (call.inputs or {}).values(), call.zoneout):
+        yield from group or ()
+    for v in (call.lengths, call.reset, call.batch_sizes, call.recurrent_mask, call.clip):
+        if v is not None:
+            yield v
+
+
+def numbers(v: Tensor) -> Tensor:
+    """A tensor with a negative bit, or one of zeros alone without memory, written out."""
+    if type(v) is not Tensor and type(v) is not Parameter:
+        return v
+    if is_zero_tensor(v):
+        return v.clone()
+    return v.resolve_neg() if v.is_neg() else v

@@ -10,13 +10,14 @@ not: it keeps the dtype of the weights, and so do the outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from throughtime.backends.call import Call, Result, packed_mask
+from throughtime.backends.call import Call, Result, is_rounded, packed_mask, sequence_count
 from throughtime.cell.contract import Names, check_new_state
 from throughtime.cell.layout import WeightMatrix
 
@@ -34,13 +35,14 @@ def run(call: Call) -> Result:
     """Carry the cell through time, one step and one direction after the other."""
     if call.batch_sizes is not None:
         return _run_packed(call)
-    if call.rounded:
+    if is_rounded(call.x):
         call = call.in_weights_dtype()
     if call.lengths is not None:
         alive = _alive(call)
         # After a row's end nothing is looked at, resets included.
         reset = None if call.reset is None else call.reset & alive.squeeze(-1)
-        x, inputs = torch.where(alive, call.x, 0), _masked_inputs(call, alive)
+        x = torch.where(alive, call.x, 0)
+        inputs = {n: torch.where(alive, v, 0) for n, v in (call.inputs or {}).items()}
         call = call._replace(x=x, inputs=inputs, reset=reset)
     parts = [_run_direction(call, d) for d in range(call.directions)]
     return Result(
@@ -60,7 +62,7 @@ def _run_direction(call: Call, d: int) -> Result:
     """One direction: sequences (T, B, width) and the final state (B, width)."""
     T, B = call.x.shape[0], call.x.shape[1]
     widths = call.cell.widths(call.hidden_size)
-    count = call.sequences
+    count = sequence_count(call)
     steps: list[list[Tensor]] = [[call.x.new_empty(0)] * T for _ in range(count)]
     final = tuple(v[d].clone() for v in call.start())
     for t, state, output in _walk(call, d, final):
@@ -78,7 +80,7 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
     """Step after step: t, the state after it, and the same with zeros after a row's end."""
     T = call.x.shape[0]
     U, p, roots = matrices(call, d), vectors(call, d), _roots(call, d)
-    rounded = call.rounded
+    rounded = is_rounded(call.x)
     alive = None if call.lengths is None else _alive(call)
     rows = None if alive is None else _stand_ins(alive.squeeze(-1))
     for t in reversed(range(T)) if d else range(T):
@@ -163,10 +165,6 @@ def _alive(call: Call) -> Tensor:
     return (steps.unsqueeze(1) < call.lengths.to(call.x.device)).unsqueeze(-1)
 
 
-def _masked_inputs(call: Call, alive: Tensor) -> dict[str, Tensor]:
-    return {n: torch.where(alive, v, 0) for n, v in (call.inputs or {}).items()}
-
-
 def matrices(call: Call, d: int) -> Names:
     """`U` of the cell's equations: a block of weight_hh for each gate, and the products."""
     cell, weights = call.cell, call.weights[d]
@@ -210,20 +208,13 @@ def watched(
         )
         for k, v in enumerate(state):
             if v.requires_grad:
-                v.register_hook(_Norm(norms[:, k]))
+                v.register_hook(partial(_write_norm, norms[:, k]))
     return state
 
 
-class _Norm:
-    """A hook that writes each row's norm, squares summed in float64."""
-
-    def __init__(self, to: Tensor) -> None:
-        self._to = to
-
-    def __call__(self, d: Tensor | None) -> None:
-        self._to.copy_(
-            torch.zeros_like(self._to) if d is None else d.detach().double().norm(dim=-1)
-        )
+def _write_norm(to: Tensor, d: Tensor | None) -> None:
+    """A hook: the norm of each row of a gradient, squares summed in float64."""
+    to.copy_(torch.zeros_like(to) if d is None else d.detach().double().norm(dim=-1))
 
 
 class _Rooted(torch.autograd.Function):

@@ -7,10 +7,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from throughtime.backends.call import Call, Result, unpack
-from throughtime.backends.transforms import is_traced
+from throughtime.backends.call import Call, Result, is_traced, unpack
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
 
 name = "torch"
@@ -100,10 +98,12 @@ def run(call: Call) -> Result:
         return _run_ragged(call)
     if "weight_hr" in call.weights[0]:
         quiet_projections()
-    start, flat = _arguments(call)
+    state = tuple(v.contiguous() for v in call.start())
+    start: Any = state if len(state) > 1 else state[0]
+    flat = [v for weights in call.weights for v in weights.values()]
     # A trace is made and checked with and without gradients, and must be the same.
     trains = torch.is_grad_enabled() or is_traced()
-    options = (_has_bias(call), 1, 0.0, trains, call.directions == 2)
+    options = ("bias_ih" in call.weights[0], 1, 0.0, trains, call.directions == 2)
     kernel = KERNELS[str(call.cell.torch_equivalent)]
     if call.batch_sizes is None:
         output, *final = kernel(call.x, start, flat, *options, False)
@@ -124,16 +124,6 @@ def quiet_projections() -> None:
     with warnings.catch_warnings(), torch.autocast("cpu", enabled=False), torch.no_grad():
         warnings.simplefilter("ignore")
         KERNELS["LSTM"](x, (narrow, wide), weights, False, 1, 0.0, False, False, False)
-
-
-def _arguments(call: Call) -> tuple[Any, list[Tensor]]:
-    state = tuple(v.contiguous() for v in call.start())
-    flat = [v for weights in call.weights for v in weights.values()]
-    return (state if len(state) > 1 else state[0]), flat
-
-
-def _has_bias(call: Call) -> bool:
-    return "bias_ih" in call.weights[0]
 
 
 def _run_ragged(call: Call) -> Result:

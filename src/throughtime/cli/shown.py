@@ -16,7 +16,7 @@ from torch import nn
 
 import throughtime
 from throughtime.diagnosis.report import Report
-from throughtime.errors import missing_extra
+from throughtime.errors import import_extra
 from throughtime.tasks import Task
 from throughtime.tasks.picture import Curve, Picture, Plot, draw_knowledge
 from throughtime.tasks.task import Score
@@ -131,7 +131,7 @@ def keep_page(
     panels = [_make_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
     title = f"{task.name}: {run.folder.resolve().name}"
     text = write_run_page(
-        title, _list_facts(run, results), _make_figures(task, results), panels, report, reason
+        title, _list_facts(run, results), _make_figures(results), panels, report, reason
     )
     (run.folder / "report.html").write_text(text, "utf-8")
     print(f"report: {run.folder / 'report.html'}")
@@ -164,13 +164,11 @@ def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
 
 def save_plot(plot: Plot, file: Path) -> None:
     """Draws a plot into a file, by the ending of its name; MissingExtra without matplotlib."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise missing_extra("matplotlib", "plots") from error
+    rc_context = import_extra("matplotlib", "plots").rc_context
     with rc_context({"svg.hashsalt": "plots", "text.parse_math": False}):
-        figure = Figure(figsize=_INCHES, layout="constrained")
+        figure = import_extra("matplotlib.figure", "plots").Figure(
+            figsize=_INCHES, layout="constrained"
+        )
         axes = figure.add_subplot(xlabel=plot.x, ylabel=plot.y, title=plot.of or plot.says)
         axes.spines[["top", "right"]].set_visible(False)
         (_draw_map if plot.rows else _draw_curves)(figure, axes, plot)
@@ -305,7 +303,7 @@ def _list_facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _make_figures(task: Task, results: dict[str, Any]) -> Table:
+def _make_figures(results: dict[str, Any]) -> Table:
     from throughtime.diagnosis.report.page import Table
 
     baselines = results["baselines"]

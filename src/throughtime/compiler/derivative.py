@@ -59,10 +59,6 @@ def _minimum(d: Any, y: Any, x: Any, w: Any) -> tuple[Any, ...]:
     return where(x > w, 0, half), where(x < w, 0, half)
 
 
-def _normalise(d: Any, y: Any, x: Any, eps: float) -> tuple[Any, ...]:
-    return (_row_scale(x, eps) * (d - _mean(d) - y * _mean(d * y)),)
-
-
 def _elu(d: Any, y: Any, x: Any, alpha: float, scale: float, inner: float) -> tuple[Any, ...]:
     return (where(x > 0, d * scale, d * inner * alpha * scale * exp(x * inner)),)
 
@@ -99,10 +95,6 @@ def _row_max(d: Any, y: Any, x: Any, ties: str) -> tuple[Any, ...]:
     if ties == "first":
         return (where((equal.write("cumsum") == 1) & (x == y), _spread(d, x), 0),)
     return (equal * _spread(d / _sum(equal), x),)
-
-
-def _row_norm(d: Any, y: Any, x: Any) -> tuple[Any, ...]:
-    return (_spread(d, x) * where(y == 0, 0, x / y),)
 
 
 RULES: Final[dict[str, Rule]] = {
@@ -142,9 +134,9 @@ RULES: Final[dict[str, Rule]] = {
     "row_sum": lambda d, y, x: (_spread(d, x),),
     "row_mean": lambda d, y, x: (_spread(d / x.shape[-1], x),),
     "softmax": lambda d, y, x: (y * (d - _sum(d * y)),),
-    "normalise": _normalise,
+    "normalise": lambda d, y, x, eps: (_row_scale(x, eps) * (d - _mean(d) - y * _mean(d * y)),),
     "row_max": _row_max,
-    "row_norm": _row_norm,
+    "row_norm": lambda d, y, x: (_spread(d, x) * where(y == 0, 0, x / y),),
     "cat": _cat,
     "cumsum": lambda d, y, x: (d.write("cumsum_back"),),
 }

@@ -134,14 +134,13 @@ def _layer_norm(
 def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Symbol:
     _check_units(input, normalized_shape)
     squares = write("square", input).reshaped("row_mean", _one_a_row(input, -1))
-    least = lift(squares.builder, number(eps)) if eps is not None else _epsilon(squares)
+    builder = squares.builder
+    if eps is not None:
+        least = lift(builder, number(eps))
+    else:  # the distance from 1 to the next number, as torch has it
+        least = Symbol(builder, builder.node("epsilon", (), (), ()))
     scale = write("rsqrt", write("add", squares, least))
     return _affine(write("mul", input, scale), weight, None)
-
-
-def _epsilon(like: Symbol) -> Symbol:
-    """What torch adds where nothing is said: the distance from 1 to the next number."""
-    return Symbol(like.builder, like.builder.node("epsilon", (), (), ()))
 
 
 ROWS: Final[dict[str, Operation]] = {

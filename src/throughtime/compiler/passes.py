@@ -37,12 +37,11 @@ from throughtime.compiler.graph import (
     Builder,
     Graph,
     Node,
-    Product,
     Shape,
     Unsupported,
 )
 from throughtime.compiler.symbols import Symbol
-from throughtime.compiler.trace import trace, trace_at
+from throughtime.compiler.trace import trace, trace_at, with_products
 
 
 class Masks(NamedTuple):
@@ -73,7 +72,7 @@ def add_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
     """
     if masks == NO_MASKS:
         return step
-    builder, place, products = Builder(H=step.H), list[int](), list[Product]()
+    builder, place = Builder(H=step.H), list[int]()
     for node in step.nodes:
         builder.line = node.line
         inputs = tuple(place[i] for i in node.inputs)
@@ -81,12 +80,10 @@ def add_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
             v = Symbol(builder, inputs[0])
             inputs = ((_mask(builder, DROPOUT, v.symbolic_shape) * v).index,)
         place.append(builder.node(node.op, inputs, node.constants, node.shape))
-        if node.op == "U":
-            products.append(Product(str(node.constants[0]), inputs[0], place[-1]))
     outputs = [(state, place[i]) for state, i in step.outputs]
     if masks.zoneout:
         outputs = [(state, _zoned(builder, state, i)) for state, i in outputs]
-    return builder.finish(step.name, outputs, products)
+    return with_products(builder.finish(step.name, outputs, []))
 
 
 def _zoned(builder: Builder, state: str, index: int) -> int:
@@ -113,10 +110,6 @@ def expand(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
     """A step and its derivative in reductions and pointwise operations; as they are without need.
 
     Sums over units in a derivative alone are gradients by one number a row, summed later.
-
-    Args:
-        step: a graph.
-        graph: of its derivative.
     """
     if not any(node.op in ROWWISE for node in step.nodes):
         return step, graph
@@ -252,7 +245,7 @@ def find_node_widths(graph: Graph) -> tuple[str, ...]:
     return tuple(widths)
 
 
-class Apart(Cell):
+class Unshared(Cell):
     """A cell with a gate or product more for each further use of a matrix.
 
     Args:
@@ -295,13 +288,13 @@ class Apart(Cell):
 
 
 @lru_cache(maxsize=256)
-def apart(cell: Cell, H: int | None = None) -> Cell:
+def unshare(cell: Cell, H: int | None = None) -> Cell:
     """The cell with a matrix for each product, and written for H where only that has rules; itself,
     if it has a matrix for each and is written for any size."""
-    if isinstance(cell, Apart):
+    if isinstance(cell, Unshared):
         return cell
     size = size_of(cell, H)
-    return Apart(cell, size) if size is not None or _copies(cell, None) else cell
+    return Unshared(cell, size) if size is not None or _copies(cell, None) else cell
 
 
 def size_of(cell: Cell, H: int | None) -> int | None:
@@ -321,15 +314,12 @@ def find_unsupported(cell: Cell, H: int | None) -> Unsupported | None:
 
 def trace_unshared(cell: Cell) -> Graph:
     """The graph of a cell's step, each of its products with a matrix of its own."""
-    cell, size = (cell.cell, cell.size) if isinstance(cell, Apart) else (cell, None)
+    cell, size = (cell.cell, cell.size) if isinstance(cell, Unshared) else (cell, None)
     graph, names = trace_at(cell, size), _copies(cell, size)
     nodes = list(graph.nodes)
     for index, (copy, _) in names.items():
         nodes[index] = replace(nodes[index], constants=(copy,))
-    products = (
-        p._replace(matrix=names[p.result][0]) if p.result in names else p for p in graph.products
-    )
-    return replace(graph, nodes=tuple(nodes), products=tuple(products)) if names else graph
+    return with_products(replace(graph, nodes=tuple(nodes))) if names else graph
 
 
 def _copies(cell: Cell, size: int | None) -> Mapping[int, tuple[str, str]]:

@@ -322,13 +322,13 @@ def make_plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan
     reason = why_unplanned(cell, H)
     if reason is not None:
         raise BackendError(reason)
-    return _planned(passes.apart(cell, H), masks)
+    return _planned(passes.unshare(cell, H), masks)
 
 
 @lru_cache(maxsize=256)
 def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
     """What the step computes that has no rule, in the words of `explain`, or None."""
-    refusal = None if isinstance(cell, passes.Apart) else passes.find_unsupported(cell, H)
+    refusal = None if isinstance(cell, passes.Unshared) else passes.find_unsupported(cell, H)
     if refusal is None:
         return None
     name = type(cell).__name__

@@ -95,11 +95,23 @@ class Answers:
 answers: Final = Answers()
 
 
-class Symbol:
+class StandIn:
+    """What stands for a tensor: torch's operators, methods and functions on it are answered."""
+
+    __slots__ = ()
+    __array_priority__: Final = 1000  # so that NumPy's numbers leave the operation to us
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return answers.call(function, args, kwargs or {})
+
+
+class Symbol(StandIn):
     """The value of one node. Operators, methods and functions of torch on it write new nodes."""
 
     __slots__ = ("builder", "index")
-    __array_priority__: Final = 1000  # so that NumPy's numbers leave the operation to us
 
     def __init__(self, builder: Builder, index: int) -> None:
         self.builder = builder
@@ -135,13 +147,6 @@ class Symbol:
         shape = self.symbolic_shape
         return Symbol(self.builder, self.builder.node("full", (), (value, *shape), shape))
 
-    # What torch calls when a symbol is among the arguments of a function.
-    @classmethod
-    def __torch_function__(
-        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return answers.call(function, args, kwargs or {})
-
     def __getattr__(self, name: str) -> Any:
         if name == "shape":
             return answers.shape(self)
@@ -170,7 +175,7 @@ def find_method(value: Any, name: str) -> Callable[..., Any] | None:
     return lambda *args, **kwargs: answers.call(attribute, (value, *args), kwargs)
 
 
-class Headed(ABC):
+class Headed(StandIn, ABC):
     """A tensor of more than one width; `heads` has the one kind."""
 
     __slots__ = ()
@@ -295,13 +300,8 @@ _VALUES = {
 }
 
 
-def share_operators(kind: type) -> None:
-    """Give a class the operators of a tensor."""
-    for name in _OPERATORS:
-        setattr(kind, name, _operator(name))
-
-
-share_operators(Symbol)
+for _name in _OPERATORS:
+    setattr(StandIn, _name, _operator(_name))
 for _name, _what in _VALUES.items():
     setattr(Symbol, _name, _value_asked(_what))
 

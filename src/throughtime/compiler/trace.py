@@ -202,7 +202,7 @@ def _run(cell: Cell, H: int | None) -> Graph:
     for index, node in enumerate(builder.nodes):
         if node.op == "width" and node.constants == ("B",) and node.line:
             builder.unsupported.append((index, Unsupported("the number of rows", node.line)))
-    return _with_products(builder.finish(type(cell).__name__, outputs, []))
+    return with_products(builder.finish(type(cell).__name__, outputs, []))
 
 
 def _changed(graph: Graph, again: Graph) -> Iterator[Node]:
@@ -265,7 +265,7 @@ def _not_followed(cell: Cell, builder: Builder, error: Exception) -> Graph:
     return builder.finish(type(cell).__name__, outputs, [])
 
 
-def _with_products(graph: Graph) -> Graph:
+def with_products(graph: Graph) -> Graph:
     """The graph with its list of products."""
     products = tuple(
         Product(str(node.constants[0]), node.inputs[0], index)

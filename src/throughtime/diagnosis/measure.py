@@ -31,10 +31,10 @@ from throughtime.diagnosis.quantities.lag_gradient import (
 from throughtime.diagnosis.quantities.weight_lags import WeightLags, weight_lags
 from throughtime.diagnosis.report import QUANTITIES, Band, Missing, ModuleReport, Report
 from throughtime.diagnosis.verdict import find_troubles, make_fault_trouble, remembers_little
+from throughtime.environment import __version__
 from throughtime.errors import NotFiniteError, OptionError, ShapeError, ThroughtimeError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.initialise import initialise
-from throughtime.layers.recurrent import SequenceLayer
-from throughtime.version import __version__
 
 BATCHES, ROWS, LARGEST = 3, 2, 2e7
 """Batches of a band; rows whose weight gradient is split by lag; the most numbers read back from

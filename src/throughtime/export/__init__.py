@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from throughtime.backends.transforms import writes_graph
+from throughtime.backends.call import writes_graph
 from throughtime.scan.operator import fake_forward, scan_forward
 from throughtime.torch_private import made_of
 
@@ -42,19 +42,9 @@ _PLACES: Final = {
 }
 
 __all__ = [
-    "Exported",
-    "Measured",
-    "from_flax",
-    "from_keras",
-    "from_onnx",
-    "from_safetensors",
-    "measure",
-    "to_c",
-    "to_flax",
-    "to_keras",
-    "to_object",
-    "to_onnx",
-]
+    "Exported", "Measured", "from_flax", "from_keras", "from_onnx", "from_safetensors", "measure",
+    "to_c", "to_flax", "to_keras", "to_object", "to_onnx",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from throughtime.errors import DataError, OptionError, missing_extra
+from throughtime.errors import DataError, OptionError, import_extra
 from throughtime.export.operators import (
     Operator,
     Side,
@@ -27,8 +27,8 @@ from throughtime.export.operators import (
 )
 from throughtime.export.pieces import copy_model, list_pieces
 from throughtime.export.program import Values
+from throughtime.layers import Recurrent
 from throughtime.layers.layer import Passage
-from throughtime.layers.recurrent import Recurrent
 
 _KINDS: Final = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 """By the operator of ONNX that they are: our gates by Flax's letters, in its fused order."""
@@ -191,7 +191,7 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
     recurrent: Any = resting
     cells: dict[str, Any] = {}
     for i in range(len(recurrent.widths)):
-        call = recurrent._example(i, 1, 1, False, False, False)
+        call = recurrent._example(i)
         operator = find_operator(call)
         plain = operator is not None and dict(operator.attributes) in _PLAIN
         special = call.initial is not None or set(recurrent.dilations) != {1}
@@ -282,14 +282,10 @@ def from_safetensors(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
         MissingExtra: safetensors is not installed.
     """
     path = Path(file)
+    load_file = import_extra("safetensors.torch", "train").load_file
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise missing_extra("safetensors", "train") from error
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
+        tensors: dict[str, Tensor] = load_file(path)
+    except import_extra("safetensors", "train").SafetensorError as error:
         raise DataError(f"{path} must be a file of safetensors, and it is not ({error})") from error
     prefixes = [m[1] or "" for m in map(_LAYER.match, tensors) if m]
     if not prefixes:

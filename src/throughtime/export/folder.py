@@ -14,17 +14,20 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from throughtime.environment import __version__
 from throughtime.errors import BackendError
 from throughtime.export.program import ProductPart, Program, Values, matrix_bytes
-from throughtime.version import __version__
 
 _TOLERANCE: Final = 2e-6
 """Largest error of the test, as a share of the largest output."""
 
 
-def read_template(name: str) -> str:
-    """A file of `data`, whose words in capitals and signs @ are to be replaced."""
-    return (files("throughtime.export") / "data" / name).read_text("utf-8")
+def fill_template(name: str, sign: str, **words: object) -> str:
+    """A file of `data` with its words in capitals replaced, in order, and then its signs @."""
+    text = (files("throughtime.export") / "data" / name).read_text("utf-8")
+    for word, value in words.items():
+        text = text.replace(word, str(value))
+    return text.replace("@", sign)
 
 
 def describe(program: Program, weights: str) -> str:
@@ -48,13 +51,9 @@ def _name_inputs(program: Program) -> str:
 
 
 def write_header(program: Program, state: int, about: str) -> str:
-    text = (
-        read_template("header.h")
-        .replace("ABOUT", about.replace("*/", "* /"))
-        .replace("<STATE>", str(state))
-    )
-    text = text.replace("<INPUTS>", str(len(program.inputs)))
-    return text.replace("<OUTPUTS>", str(program.outputs)).replace("@", f"{program.name}_")
+    words = {"ABOUT": about.replace("*/", "* /"), "<STATE>": state,
+             "<INPUTS>": len(program.inputs), "<OUTPUTS>": program.outputs}  # fmt: skip
+    return fill_template("header.h", f"{program.name}_", **words)
 
 
 def format_number(value: float) -> str:
@@ -77,9 +76,8 @@ def format_table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
 def write_self_test(program: Program, x: Values, y: Values) -> str:
     """NAME_test.c: recorded inputs and outputs; prints PASS or FAIL, and with a number the time."""
     tables = f"{format_table('inputs', x, 'float')}\n{format_table('outputs', y, 'float')}"
-    text = read_template("test.c").replace("TABLES", tables).replace("STEPS", str(len(x)))
-    text = text.replace("LIMIT", format_limit(y)).replace("@", f"{program.name}_")
-    return text.replace("%NAME%", program.name)
+    words = {"TABLES": tables, "STEPS": len(x), "LIMIT": format_limit(y), "%NAME%": program.name}
+    return fill_template("test.c", f"{program.name}_", **words)
 
 
 def format_limit(y: Values) -> str:
@@ -175,10 +173,8 @@ def _write_readme(program: Program, about: str, export: Exported, files: dict[st
         "<FACTS>": [f"| {what} | {value} |" for what, value in sizes.items()],
         "<INPUTS>": [f"{k}. {what}" for k, what in enumerate(program.inputs)],
     }
-    text = read_template("README.md")
-    for place, lines in rows.items():
-        text = text.replace(place, "\n".join(lines))
-    return text.replace("<ABOUT>", about).replace("@", program.name)
+    words = {place: "\n".join(lines) for place, lines in rows.items()} | {"<ABOUT>": about}
+    return fill_template("README.md", program.name, **words)
 
 
 _COMPILERS: Final = ("cc", "gcc", "clang")

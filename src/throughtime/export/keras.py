@@ -24,7 +24,7 @@ from throughtime.errors import DataError
 from throughtime.export import hdf5
 from throughtime.export.operators import Side, fill_side, import_package, make_cell
 from throughtime.export.program import Values
-from throughtime.layers.recurrent import Recurrent
+from throughtime.layers import Recurrent
 
 ORDERS: Final = {"LSTM": ("i", "f", "g", "o"), "GRU": ("z", "r", "n"), "SimpleRNN": ("h",)}
 """By the layer's class: our gates as Keras has them, side by side."""

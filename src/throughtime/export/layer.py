@@ -17,10 +17,9 @@ from torch import nn
 from torch.nn import functional
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.operands import masks_of
-from throughtime.backends.cpu.schedule import matrix_names, widths_for
+from throughtime.backends.cpu.operands import unshare_call
+from throughtime.backends.cpu.schedule import masks_of, matrix_names, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
-from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import Builder, Graph, Line
 from throughtime.compiler.llvm.abi import MOST_LANES
@@ -46,7 +45,7 @@ def write_layer(writer: Writer, call: Call, title: str) -> Place:
     reason = why_unplanned(call.cell)
     if reason is not None:
         raise OptionError(f"{title} cannot be exported: {reason}")
-    call = call_apart(call)
+    call = unshare_call(call)
     return _Layer(writer, call, make_plan(call.cell, masks_of(call))).write()
 
 

@@ -6,7 +6,6 @@ a layer of ours here, and writes the layers that it read into a folder.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Mapping
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from throughtime import cells
 from throughtime.backends.call import Call
 from throughtime.cells import Cell
-from throughtime.errors import missing_extra
-from throughtime.export.folder import read_template
+from throughtime.errors import import_extra
+from throughtime.export.folder import fill_template
 from throughtime.export.program import Values
-from throughtime.layers.recurrent import Recurrent
+from throughtime.layers import Recurrent
 
 
 def import_package(name: str) -> Any:
@@ -34,10 +33,7 @@ def import_package(name: str) -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise missing_extra(name, "export") from error
+    return import_extra(name, "export")
 
 
 class Operator(NamedTuple):
@@ -131,7 +127,7 @@ def make_cell(
     else:
         cell = cells.LSTMPeephole() if peepholes else cells.LSTM()
         cell = cells.LSTMCoupled() if coupled else cell
-    operator = find_operator(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
+    operator = find_operator(Recurrent(cell, 1, 1)._example(0))
     assert operator is not None
     return cell, operator
 
@@ -226,9 +222,7 @@ def write_layers(
         weights |= {f"{name}.{key}": v.numpy() for key, v in inner.state_dict().items()}
     np.savez(folder / "weights.npz", **weights)
     source = re.sub(r'[\\"\n]', "_", source)
-    text = (
-        read_template("layers.txt").replace("LINES", "\n".join(lines)).replace("SOURCE", source, 1)
-    )
+    text = fill_template("layers.txt", "@", LINES="\n".join(lines), SOURCE=source)
     (folder / "layers.py").write_text(text, encoding="utf-8")
     return names
 

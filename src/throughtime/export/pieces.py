@@ -185,7 +185,7 @@ def _list_calls(layer: Passage, path: str) -> list[Any]:
             f"use dilation=1"
         )
     make: Any = layer
-    return [make._example(i, 1, 1, False, False, False) for i in range(len(layer.widths))]
+    return [make._example(i) for i in range(len(layer.widths))]
 
 
 def _kind(layer: Passage) -> type:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from throughtime.cell.contract import ACTIVATIONS
+from throughtime.environment import __version__
 from throughtime.errors import OptionError
 from throughtime.export.keras import MERGES, ORDERS, PARTS, SIMPLE, to_snake_case
 from throughtime.export.operators import Operator, find_operator, import_package, order_weights
 from throughtime.export.pieces import Piece, check_stack, copy_model, find_input_width, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
-from throughtime.version import __version__
 
 
 class Layer(NamedTuple):
@@ -124,7 +124,7 @@ def _make_recurrent(path: str, layer: Any) -> list[Layer]:
     merges = {ours: theirs for theirs, ours in MERGES.items()}
     written = []
     for i in range(len(layer.widths)):
-        call = layer._example(i, 1, 1, False, False, False)
+        call = layer._example(i)
         operator = find_operator(call)
         other = operator is None or operator.peepholes or "input_forget" in operator.attributes
         if operator is None or other or call.initial is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import PACKS, check_batch_sizes
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.batch import States
-from throughtime.layers.layer import Passage
 from throughtime.torch_private import transform_depth
+
+if TYPE_CHECKING:
+    from throughtime.layers.batch import States
+    from throughtime.layers.layer import Passage
 
 
 def check_size(name: str, size: object) -> None:

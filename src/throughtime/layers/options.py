@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch.nn.functional import dropout
 
 from throughtime.cells import Cell
 from throughtime.errors import OptionError
+from throughtime.layers.checks import check_size
 
 
 def draw_recurrent_mask(
@@ -111,12 +112,10 @@ class Options:
             )
         for name in ("dropout", "recurrent_dropout", "weight_dropout"):
             _check_share(name, getattr(self, name))
-        shares = self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
-        for share in shares:
+        for share in self._zoneouts:
             _check_share("zoneout", share)
         for d in self.dilation:
-            if isinstance(d, bool) or not isinstance(d, int) or d < 1:
-                raise OptionError(f"dilation must be a positive integer, got {d!r}")
+            check_size("dilation", d)
         k = self.checkpoint_every
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
             raise OptionError(f"checkpoint_every must be a positive integer or None, got {k!r}")
@@ -128,9 +127,12 @@ class Options:
         return self.zoneout.get(state, 0.0) if isinstance(self.zoneout, Mapping) else self.zoneout
 
     @property
+    def _zoneouts(self) -> Iterable[float]:
+        return self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
+
+    @property
     def has_zoneout(self) -> bool:
-        shares = self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
-        return any(shares)
+        return any(self._zoneouts)
 
 
 def _check_share(name: str, share: float) -> None:

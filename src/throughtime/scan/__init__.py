@@ -3,8 +3,7 @@
 Three layers (docs/operator.md says why the obvious ways fail):
     operator.py  the raw ops, opaque to autograd and to the compiler; autocast ends there
     autograd.py  the autograd functions over them
-    dispatch.py  the front door, in plain Python: what every layer calls; plain.py says
-                 which calls may go straight to machine code
+    dispatch.py  the front door, in plain Python: what every layer calls
     segments.py  the same, segment after segment of time, for training in little memory
     short.py     one autograd node for the small plain calls that a layer has prepared
 """

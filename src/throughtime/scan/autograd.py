@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, is_plain, is_watched, numbers, plain_gradients
 from throughtime.cell.registry import find_cell
 from throughtime.errors import TransformError
 from throughtime.scan.operator import (
@@ -34,7 +34,6 @@ from throughtime.scan.operator import (
     scan_forward,
     unflatten,
 )
-from throughtime.scan.plain import is_plain, is_watched, numbers, plain_gradients
 from throughtime.torch_private import (
     SAVED_ONE_BY_ONE,
     counts_flops,
@@ -85,8 +84,7 @@ class Scan(torch.autograd.Function):
             computed = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
         else:
             computed = derivative(given, (*ctx.saved_tensors, *d_results))
-        gradients = iter(computed)
-        return (None, None, None, None, *(next(gradients) if need else None for need in needs))
+        return (*[None] * 4, *placed(computed, needs))
 
 
 class Direct(torch.autograd.Function):
@@ -114,8 +112,8 @@ class Direct(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain or is_watched():
             check_no_norms(ctx.norms)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
-            some = iter(derivative(given, (*_recall_call(ctx, len(needs)), *d_results)))
-            return (None, None, None, *(next(some) if need else None for need in needs))
+            some = derivative(given, (*_recall_call(ctx, len(needs)), *d_results))
+            return (*[None] * 3, *placed(some, needs))
         count = len(needs)
         saved = _recall_call(ctx, count)
         call = unflatten(ctx.cell, ctx.form, saved[:count])
@@ -125,8 +123,13 @@ class Direct(torch.autograd.Function):
             call, saved[count:], d_results, needs[0], any(needs[1:])
         )
         flat = flatten_gradients(call, grads)
-        asked = (d if need else None for d, need in zip(flat, needs, strict=True))
-        return (None, None, None, *asked)
+        return (*[None] * 3, *(d if need else None for d, need in zip(flat, needs, strict=True)))
+
+
+def placed(some: Iterable[Tensor], needs: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients at the places that need one, None at the others."""
+    gradients = iter(some)
+    return [next(gradients) if need else None for need in needs]
 
 
 def derivative(given: tuple[Any, ...], values: Sequence[Tensor | None]) -> Sequence[Tensor]:
@@ -189,8 +192,7 @@ class ScanBackward(torch.autograd.Function):
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
             first = gradients(results(call, "reference"), wanted, d_results, create_graph=True)
             leaves = [v if want else None for v, want in zip(leaves, wants, strict=True)]
-            seconds = iter(gradients(first, leaves, d_gradients))
-        second = [next(seconds) if want else None for want in wants]
+            second = placed(gradients(first, leaves, d_gradients), wants)
         return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
 
 

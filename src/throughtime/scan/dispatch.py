@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends import OPAQUE, OPEN, choose
-from throughtime.backends.call import Call, Result, is_rounded, sequence_count
-from throughtime.backends.transforms import is_traced
+from throughtime.backends.call import (
+    Call,
+    Result,
+    has_plain_memory,
+    is_rounded,
+    is_traced,
+    is_watched,
+    numbers,
+    sequence_count,
+)
 from throughtime.errors import BackendError, TransformError
 from throughtime.scan.autograd import Direct, Scan, tell_counters
 from throughtime.scan.operator import flatten, scan_forward, scan_traced
-from throughtime.scan.plain import has_plain_memory, is_watched, numbers
 from throughtime.torch_private import (
     DISPATCHED,
     below_transform,

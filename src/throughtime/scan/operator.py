@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
-from throughtime.backends.call import Call, Gradients, Result, sequence_count
+from throughtime.backends.call import Call, Gradients, Result, are_plain, is_rounded, sequence_count
 from throughtime.cell.registry import find_cell
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
-from throughtime.scan.plain import are_plain
 from throughtime.torch_private import (
     AUTOCAST,
     above_autograd,
@@ -236,7 +235,7 @@ def _backward(
 
 def _check_shapes(call: Call, d_results: Tensors) -> None:
     """Gradients of results have their shapes, which autograd sees to where it is asked."""
-    for shape, d in zip(_result_shapes(call.cell, call), d_results, strict=True):
+    for shape, d in zip(_result_shapes(call), d_results, strict=True):
         if d is not None and d.shape != shape:
             raise ShapeError(f"a gradient of a result must be {shape}, got {tuple(d.shape)}")
 
@@ -268,7 +267,9 @@ def _alone(call: Call) -> Iterator[None]:
 
     The compiler asks a fake at one time and runs the op at another; both must choose the same.
     """
-    rounded = torch.autocast(call.x.device.type, enabled=False) if call.rounded else nullcontext()
+    rounded = (
+        torch.autocast(call.x.device.type, enabled=False) if is_rounded(call.x) else nullcontext()
+    )
     with without_tangents(), rounded:
         yield
 
@@ -297,10 +298,10 @@ def gradients(
     )  # fmt: skip
 
 
-def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
-    widths = cell.widths(call.hidden_size)
+def _result_shapes(call: Call) -> list[tuple[int, ...]]:
+    widths = call.cell.widths(call.hidden_size)
     D, rows = call.directions, call.rows
-    recorded = [(*call.x.shape[:-1], D, w) for w in widths[: call.sequences]]
+    recorded = [(*call.x.shape[:-1], D, w) for w in widths[: sequence_count(call)]]
     return [*recorded, *((D, rows, w) for w in widths)]
 
 
@@ -309,7 +310,7 @@ def fake_forward(
 ) -> list[Tensor]:
     """Tensors of the shapes that the forward operator gives."""
     call = unflatten(find_cell(cell), form, tensors)
-    shapes = _result_shapes(call.cell, call)
+    shapes = _result_shapes(call)
     if keep:
         with _alone(call):
             name = choose(call, backend).name

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.backends.call import is_watched
 from throughtime.backends.cpu.look import (
     all_within,
+    can_read_weights,
     find_extent,
     guard_all,
     take_lines,
-    take_plain,
     take_whole,
 )
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
 from throughtime.compiler.runtime.threads import available
-from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, RecordedStack, record_of
 from throughtime.torch_private import Guard, any_autocast, dual_level
 
@@ -317,7 +317,7 @@ def _weights_of(
     for i, one in enumerate(layers):
         own = [n for d in range(one.D) for n in layer.weight_names(i, d).values()]
         some = [v for n in own if (v := layer._parameters.get(n)) is not None]
-        if len(some) < len(own) or take_plain(some, one.wanted, one.dtype) is None:
+        if len(some) < len(own) or not can_read_weights(some, one.wanted, one.dtype):
             return None
         parts.append(slice(len(names), len(names) + len(own)))
         names += own

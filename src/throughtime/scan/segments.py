@@ -16,12 +16,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from throughtime.backends import OPAQUE, Opaque, Segments, choose
-from throughtime.backends.call import Call, Gradients, Result, packed_mask
+from throughtime.backends.call import (
+    Call,
+    Gradients,
+    Result,
+    has_plain_memory,
+    is_watched,
+    packed_mask,
+    plain_gradients,
+    sequence_count,
+)
 from throughtime.errors import BackendError, ShapeError
-from throughtime.scan.autograd import check_no_norms, derivative
+from throughtime.scan.autograd import check_no_norms, derivative, placed
 from throughtime.scan.dispatch import begin_norms, is_recorded, scan
 from throughtime.scan.operator import Form, flatten, flatten_gradients, unflatten
-from throughtime.scan.plain import has_plain_memory, is_watched, plain_gradients
 from throughtime.torch_private import dual_level
 
 
@@ -128,8 +136,8 @@ class Segmented(torch.autograd.Function):
             with torch.no_grad():
                 result, kept = backend.forward(call, True)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, 1 + len(kept))
-            some = iter(derivative(given, (*tensors, result.sequences[0], *kept, *d_results)))
-            return (*[None] * 4, *(next(some) if need else None for need in needs))
+            some = derivative(given, (*tensors, result.sequences[0], *kept, *d_results))
+            return (*[None] * 4, *placed(some, needs))
         states = len(call.cell.state_names)
         each = []
         for d in range(call.directions):
@@ -207,7 +215,7 @@ class Direction:
     def _room(self, call: Call) -> list[Tensor]:
         """For the sequences of all steps."""
         widths, B = call.cell.widths(call.hidden_size), call.x.shape[1]
-        return [call.x.new_empty((len(call.x), B, 1, w)) for w in widths[: call.sequences]]
+        return [call.x.new_empty((len(call.x), B, 1, w)) for w in widths[: sequence_count(call)]]
 
     def _parts(self) -> tuple[Segments, Turn | None]:
         """This direction as a forward one, in segments, and how it was turned."""
@@ -294,7 +302,7 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         return scan(call, name)
     begin_norms(call)
     values = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
-    count = call.sequences
+    count = sequence_count(call)
     return Result(tuple(values[:count]), tuple(values[count:]))
 
 
@@ -313,7 +321,7 @@ def _open(call: Call, backend: str, every: int) -> Result:
 
 def _run(call: Call, backend: str, every: int) -> Result:
     """One forward direction, segment after segment."""
-    pieces, state, count = [], call.state, call.sequences
+    pieces, state, count = [], call.state, sequence_count(call)
     for _, segment in segments(call, every):
 
         def run(state: tuple[Tensor, ...] | None, segment: Call = segment) -> tuple[Tensor, ...]:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, is_watched, plain_gradients
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.short import Derivative, Way
-from throughtime.scan.autograd import compute_again, derivative, keep_output, recall
+from throughtime.backends.cpu.short import Way
+from throughtime.backends.cpu.short_backward import Derivative
+from throughtime.scan.autograd import compute_again, derivative, keep_output, placed, recall
 from throughtime.scan.dispatch import scan
 from throughtime.scan.operator import Form, flatten_gradients, unflatten
-from throughtime.scan.plain import is_watched, plain_gradients
 
 _records = torch.is_grad_enabled  # bound once: it is asked at every call
 _OTHERS = 5
@@ -142,8 +142,8 @@ def _long(
     values = [call.long_results([y])[0], kept]
     wants = (needs[0], *(False,) * _OTHERS, *needs[1:])
     if torch.is_grad_enabled() or not plain or is_watched():
-        some = iter(derivative((call.key, "cpu", form, wants, 2), (*long, *values, *given)))
-        grads = [next(some) if need else None for need in wants]
+        some = derivative((call.key, "cpu", form, wants, 2), (*long, *values, *given))
+        grads = placed(some, wants)
     else:
         whole = unflatten(call.cell, form, long)
         gradients = OPAQUE["cpu"].backward(whole, values, given, wants[0], any(wants[1:]))
@@ -269,10 +269,8 @@ class RecordedStack:
         pairs = zip((x, *final), d_results, strict=True)
         results, given_d = zip(*((v, d) for v, d in pairs if d is not None), strict=True)
         wanted = [v for v, need in zip(given, needs, strict=True) if need]
-        some = iter(torch.autograd.grad(
-            results, wanted, given_d, create_graph=True, allow_unused=True
-        ))  # fmt: skip
-        return [next(some) if need else None for need in needs]
+        some = torch.autograd.grad(results, wanted, given_d, create_graph=True, allow_unused=True)
+        return placed(some, needs)
 
     def reads(self, i: int, given: Sequence[Any], kept: Sequence[Any]) -> list[Any]:
         """What the i-th layer is given."""

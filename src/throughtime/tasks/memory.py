@@ -123,10 +123,6 @@ class MemoryTask(Task):
         rows = max(self.recipe.batch_size, self.held_out_rows("test"))
         return 4 * rows * self.steps * (self.inputs + self.recipe.hidden * self.recipe.layers)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        inputs, truth = batch
-        return self.distance(model(inputs), truth)
-
     @property
     def row_axes(self) -> tuple[int, ...]:
         return 1, int(self.every_step)

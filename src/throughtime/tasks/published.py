@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.errors import missing_extra
+from throughtime.errors import import_extra
 from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.task import Batch
 
@@ -97,11 +97,8 @@ class Digits(PublishedTask):
 @cache
 def read_digits() -> tuple[Tensor, Tensor]:
     """Every image, (64, 1797, 1), and its digit, (1797,)."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise missing_extra("scikit-learn", "data") from error
-    pixels, digits = load_digits(return_X_y=True)
+    datasets = import_extra("sklearn.datasets", "data", "scikit-learn")
+    pixels, digits = datasets.load_digits(return_X_y=True)
     return _time_major(pixels / _WHITE, digits)
 
 
@@ -138,12 +135,9 @@ class MNIST1D(PublishedTask):
 @cache
 def make_mnist1d() -> tuple[Tensor, Tensor]:
     """Every sequence, (40, 5000, 1), the published test split last, and its class, (5000,)."""
-    try:
-        from mnist1d.data import get_dataset_args, make_dataset
-    except ModuleNotFoundError as error:
-        raise missing_extra("mnist1d", "data") from error
+    package = import_extra("mnist1d.data", "data")
     with _keep_random_state():
-        made = make_dataset(get_dataset_args())
+        made = package.make_dataset(package.get_dataset_args())
     values, classes = (np.concatenate([made[n], made[f"{n}_test"]]) for n in "xy")
     return _time_major(values, classes)
 

@@ -128,9 +128,10 @@ class Task(ABC):
         Every pass has the same number of batches; a batch is built when it is indexed.
         """
 
-    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The number to make small, as a scalar (nats)."""
+        """The number to make small, as a scalar (nats); the distance of answers, as a rule."""
+        inputs, truth = batch
+        return self.distance(model(inputs), truth)
 
     def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
         """Mean cross entropy, in nats, of logits (..., C) where classes (...) are not IGNORED."""

@@ -31,6 +31,7 @@ from throughtime.errors import EndedElsewhere, OptionError, RunError, Throughtim
 from throughtime.train.world import (
     FAILURE,
     LAST_WORDS,
+    RESUME,
     SILENCE,
     SUPERVISED,
     World,
@@ -174,8 +175,8 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], store: Any, first: int) 
 def _how_to_go_on(store: Any) -> str:
     """The command that resumes the run, where one had begun."""
     with contextlib.suppress(RuntimeError):
-        if store.check(["resume"]):
-            command = shlex.join(["throughtime", *store.get("resume").decode().split("\0")])
+        if store.check([RESUME]):
+            command = shlex.join(["throughtime", *store.get(RESUME).decode().split("\0")])
             return f"; the last checkpoint is kept: go on with: {command}"
     return ""
 

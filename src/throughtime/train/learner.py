@@ -56,13 +56,9 @@ def clip(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> tuple[float, boo
     norm = torch.nn.utils.get_total_norm(gradients)
     if recipe.clip == "none":
         return float(norm), False
-    clipped = _find_largest(gradients) > recipe.clip_threshold
+    clipped = max(float(g.abs().max()) for g in gradients) > recipe.clip_threshold
     clip_grad_value_(held, recipe.clip_threshold)
     return float(norm), clipped
-
-
-def _find_largest(gradients: Iterable[Tensor]) -> float:
-    return max(float(g.abs().max()) for g in gradients)
 
 
 _BETAS = (0.9, 0.98)
@@ -236,7 +232,7 @@ class Learner:
                 f"processes, and parts, must be at most as many as a batch has rows, {rows}, got "
                 f"{parts}; give fewer --processes or --parts, or a larger --batch-size"
             )
-        self.world.agree("data", few, "give all of them the same files and versions")
+        self.world.agree(few)
 
     def check_finite(self, what: str, value: float) -> float:
         """The value, when it is finite; raises RunError."""

@@ -23,9 +23,11 @@ from typing import Any
 
 import torch
 
-from throughtime.errors import OptionError, RunError, ThroughtimeError
+from throughtime.errors import DataError, OptionError, RunError, ThroughtimeError
 from throughtime.tasks import Task, available, find
-from throughtime.tasks.recipe import Recipe, one_of, recipe_from, short
+from throughtime.tasks.recipe import FileRecipe, Recipe, one_of, recipe_from, short
+from throughtime.tasks.tables.read import list_files
+from throughtime.tasks.tables.task import BUILTIN
 from throughtime.train.storage import MAY_GROW, has_ended, read_checkpoint, read_json, write_json
 
 
@@ -92,12 +94,6 @@ def create(folder: Path, recipe: Recipe) -> Run:
     return Run(folder, recipe)
 
 
-def replace_recipe(run: Run, recipe: Recipe) -> Run:
-    """The same run with another recipe, in its config.json too."""
-    write_json(run.folder / "config.json", asdict(recipe))
-    return Run(run.folder, recipe)
-
-
 def read(folder: Path) -> Run:
     """Opens a run folder.
 
@@ -125,7 +121,33 @@ def read(folder: Path) -> Run:
             f"{path} must be what this version of throughtime writes, and {error}; restore the "
             "file, or train again in another folder"
         ) from error
-    return Run(folder, recipe)
+    return Run(folder, _find_files(recipe, folder))
+
+
+def _find_files(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its files as they are seen from here.
+
+    One named by a relative path that leads nowhere is looked for from the folders above the run's,
+    in one of which training was mostly called.
+    """
+    found: dict[str, Any] = {}
+    for name in ("data", "test") if isinstance(recipe, FileRecipe) else ():
+        named = str(getattr(recipe, name, ""))
+        if named in ("", BUILTIN) or _is_there(named):
+            continue
+        files = [file.strip() for file in named.split(",")]
+        for above in reversed(folder.resolve().parents):  # the nearest has the last word
+            for place in (",".join(str(above / file) for file in files), str(above / named)):
+                if _is_there(place):
+                    found[name] = place
+    return replace(recipe, **found)
+
+
+def _is_there(named: str) -> bool:
+    try:
+        return all(Path(file).is_file() for file in list_files(named))
+    except DataError:  # none that matches
+        return False
 
 
 def _find_options(values: Mapping[str, Any]) -> type[Recipe]:
@@ -350,7 +372,8 @@ def _extend(run: Run, recipe: Recipe) -> Run:
                 f"{run.recipe.patience} validations in a row brought no progress, and more steps "
                 "change nothing about that; give it a larger --patience too"
             )
-        return replace_recipe(run, recipe)
+        write_json(run.folder / "config.json", asdict(recipe))
+        return Run(run.folder, recipe)
 
 
 def _list_runs(task: str) -> dict[int, Path]:

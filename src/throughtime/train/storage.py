@@ -136,7 +136,7 @@ def load_weights(run: Run, model: nn.Module) -> None:
             f"end it with: {run.resume}"
         )
     weights = _read(run)
-    load_into(model, weights, str(run.weights), "restore config.json and the weights together")
+    load_into(model, weights, str(run.weights))
     check_finite(weights, str(run.weights), _CURE)
 
 
@@ -177,14 +177,15 @@ def check_finite(weights: Mapping[str, Tensor], where: str, cure: str) -> None:
             )
 
 
-def load_into(model: nn.Module, weights: Mapping[str, Tensor], where: str, cure: str) -> None:
+def load_into(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Loads weights into a model; raises RunError when names, shapes or dtypes are another's."""
     expected = model.state_dict()
     for name in [*expected, *sorted(set(weights) - set(expected))]:
         if _form(expected, name) != _form(weights, name):
             raise RunError(
                 f"{where} must hold the weights of the model in config.json, and {name} does not "
-                f"fit ({_form(weights, name)} for {_form(expected, name)}); {cure}"
+                f"fit ({_form(weights, name)} for {_form(expected, name)}); restore config.json "
+                "and the weights together"
             )
     model.load_state_dict(dict(weights))
 

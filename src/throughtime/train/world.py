@@ -241,7 +241,7 @@ def _share(rank: int, others: Sequence[socket.socket], size: int) -> mmap.mmap:
 
 SILENCE = timedelta(minutes=30)  # the first process may score as long as this
 LAST_WORDS = 5.0  # seconds, for one that failed to say why
-FAILURE, SUPERVISED, _TOLD = "failure", "supervised", "told"
+FAILURE, SUPERVISED, RESUME, _TOLD = "failure", "supervised", "resume", "told"
 
 T = TypeVar("T")
 
@@ -310,8 +310,8 @@ class World:
                 self._exchange = open_exchange(*form, name, SILENCE.total_seconds())
         return self._exchange
 
-    def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
-        """Raises RunError in all processes where one sees another thing than the first."""
+    def agree(self, batches: Sequence[Batch]) -> None:
+        """Raises RunError in all processes where one sees other data than the first."""
         if self.size == 1:
             return
         each = torch.zeros(self.size, dtype=torch.int64)
@@ -321,14 +321,14 @@ class World:
         others = [str(rank) for rank, one in enumerate(each.tolist()) if one != each[0]]
         if others:
             raise RunError(
-                f"all processes must see the same {what}, and {name_ranks(others)} not see what "
-                f"process 0 does; {cure}"
+                f"all processes must see the same data, and {name_ranks(others)} not see what "
+                "process 0 does; give all of them the same files and versions"
             )
 
-    def leave_word(self, name: str, text: str) -> None:
-        """Leaves a word for the process that launched these, if one did."""
+    def leave_resume(self, words: Sequence[str]) -> None:
+        """Leaves the process that launched these, if one did, the command line that goes on."""
         if self._store is not None:
-            self._store.set(name, text)
+            self._store.set(RESUME, "\0".join(words))
 
     @contextmanager
     def _told_when_lost(self) -> Iterator[None]:

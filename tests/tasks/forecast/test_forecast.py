@@ -165,6 +165,7 @@ def test_the_baselines_are_what_they_say() -> None:
         ({}, {"target": ""}, "a forecast needs --target, a column of data.csv, which has day, y"),
         ({}, {"known": "y"}, "'y' is named by --target and --known; take it out of one"),
         ({}, {"horizon": 40}, "must have at least 4 horizons, 160 steps, and it has 120"),
+        ({"s": pl.int_range(120) > 0}, {"series": "s"}, "has 1, in 1 rows; take the series out"),
         ({}, {"length": 100}, "training part of 84 steps, so be at most 79, got 100"),
         ({"y": pl.lit(5)}, {}, "column y of data.csv must vary to be forecast, and it is 5 in eve"),
         ({"y": pl.lit(None)}, {}, "must have values to forecast, and all 120 rows are empty there"),
@@ -240,6 +241,26 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped() -> None:
     assert main("train forecast --resume --out one --steps 8".split()) == 0
     one, two = (Path(out, "weights.safetensors").read_bytes() for out in ("one", "two"))
     assert one == two
+
+
+def test_a_run_finds_its_file_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my files", "elsewhere").mkdir(parents=True)
+    weekly().select("y").head(60).write_csv("my files/a.csv")
+    weekly().select("y").tail(60).write_csv("my files/b.csv")
+    options = "--target y --horizon 5 --hidden 4 --threads 1 --steps 1 --out".split()
+    files = ("my files/a.csv", "my files/a.csv, my files/b.csv", "my files/*.csv")
+    for number, data in enumerate(files):
+        monkeypatch.chdir(tmp_path)
+        out = f"runs/{number}"
+        assert main(["train", "forecast", "--data", data, *options, out]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", out]) == 0
+        here = capsys.readouterr().out
+        monkeypatch.chdir("my files/elsewhere")
+        assert main(["evaluate", f"../../{out}"]) == 0
+        assert capsys.readouterr().out.splitlines()[1:] == here.splitlines()[1:]
 
 
 def test_a_file_that_was_changed_since_is_told() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date, timedelta
+from datetime import time as clock
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +80,16 @@ def test_parquet_and_a_file_without_a_header() -> None:
         ("a.jsonl", b'{"t":1}\nnope\n', "a.jsonl must be a JSON object, and line 2 is 'nope'"),
         ("a.parquet", b"nope", "a.parquet must be a Parquet file, and polars cannot read it"),
         ("a.xls", b"nope", "a file of data must end in .csv, .tsv, .txt, .parquet, .jsonl, "),
+        (
+            "a.csv",
+            "t,y\n1,2\n".encode("utf-16"),
+            "a.csv must be UTF-8, and line 1 is not; convert it, say with iconv -f utf-16 -t utf-8",
+        ),
+        (
+            "a.jsonl",
+            b'{"y":1}\n{"y":NaN}\n',
+            "every line of a.jsonl must be a JSON object, and line 2 has NaN, which JSON has not",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_sentence(name: str, content: bytes, said: str) -> None:
@@ -102,6 +116,17 @@ def test_a_wrong_file_is_one_sentence(name: str, content: bytes, said: str) -> N
         (["9/30/24", "10/1/24"], "2024-09-30", 86400),
         (["1949-11", "1949-12", "1950-01"], "1949-11-01", 1),
         (["2024-01-31", "2024-02-29", "2024-03-31"], "2024-01-31", 1),
+        (["01/31/2024 11:30 PM", "02/01/2024 12:30 AM"], "2024-01-31 23:30:00", 3600),
+        (["1/31/2024 9:00:30 pm", "1/31/2024 10:00:30 pm"], "2024-01-31 21:00:30", 3600),
+        (["2024-01-01 00:00:00 UTC", "2024-01-01 01:00:00 UTC"], "2024-01-01", 3600),
+        (["2024-01-01 00:00:00+00", "2024-01-01 01:00:00+00"], "2024-01-01", 3600),
+        (["2024-01-01 02:00 +0200", "2024-01-01 03:00 +0200"], "2024-01-01", 3600),
+        (["2024-01-01T05:30:00+05:30", "2024-01-01T06:00:00+05:30"], "2024-01-01", 1800),
+        (["2023-W52", "2024-W01", "2024-W02"], "2023-12-25", 7 * 86400),
+        (["2023Q4", "2024Q1", "2024Q2"], "2023-10-01", 3),
+        (["2023-Q4", "2024-Q1"], "2023-10-01", 3),
+        (["Nov 2023", "Dec 2023", "January 2024"], "2023-11-01", 1),
+        (["11/2023", "12/2023", "01/2024"], "2023-11-01", 1),
     ],
 )
 def test_dates_are_read_by_the_form_that_steps_evenly(
@@ -116,6 +141,46 @@ def test_dates_are_read_by_the_form_that_steps_evenly(
     last = times.values[-1] + step
     if first == "2024-01-31":
         assert format_time(float(last), times.form) == "2024-04-30"
+
+
+def test_types_of_a_file_that_are_no_numbers_and_no_dates() -> None:
+    frame = pl.DataFrame(
+        {
+            "time": [timedelta(minutes=90), timedelta(hours=3)],
+            "clock": [clock(1), clock(2)],
+            "cost": [Decimal("1.25"), None],
+            "lists": [[1.0], [2.0]],
+            "objects": [{"a": 1}, {"a": 2}],
+            "kind": pl.Series(["a", "b"], dtype=pl.Enum(["a", "b"])),
+            "day": [date(2024, 1, 1), date(2024, 1, 2)],
+        }
+    )
+    frame.write_parquet("a.parquet")
+    table = read("a.parquet")
+    assert find_time(table, "", []) == "day"
+    assert find_time(table, "", ["day"]) == "time"
+    assert read_times(table, "time").values.tolist() == [5400.0, 10800.0]
+    assert table.frame["cost"].to_list() == [1.25, None]
+    shown = {"lists": "[1.0]", "objects": "{'a': 1}", "kind": "'a'", "day": "datetime.date(2024"}
+    for name, words in shown.items():
+        said = f"column {name} must hold numbers, and row 1 of a.parquet has {words}"
+        with pytest.raises(DataError, match=re.escape(said)):
+            table.numbers(name)
+    for name in ("lists", "objects"):
+        with pytest.raises(DataError, match=f"column {name} must hold one text or number a row"):
+            table.texts(name)
+    with pytest.raises(DataError, match="column clock must hold dates of one form"):
+        read_times(table, "clock")
+
+
+def test_words_of_spreadsheets_are_missing_and_numbers_that_overflow_are_refused() -> None:
+    Path("a.csv").write_text("y\n1\n#N/A\n<NA>\nn/a\n1e200\n")
+    table = read("a.csv")
+    assert table.frame["y"].null_count() == 3
+    with pytest.raises(
+        DataError, match=r"at most 1e\+100 in size, and line 6 of a.csv has 1e\+200"
+    ):
+        table.numbers("y")
 
 
 def test_a_date_that_is_none_is_told_with_its_row() -> None:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call, Gradients, Result
+from throughtime.backends.call import Call, Gradients, Result, no_rule
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
-from throughtime.backends.cpu.deferred import Queue
-from throughtime.backends.cpu.look import see_input, see_layer
-from throughtime.backends.cpu.operands import masks_of, plan_of
-from throughtime.backends.cpu.unshare import call_apart, cell_apart, gradients_together
-from throughtime.backends.transforms import no_rule
+from throughtime.backends.cpu.block import Queue
+from throughtime.backends.cpu.look import check_input, check_layer
+from throughtime.backends.cpu.operands import join_gradients, unshare_call, unshare_cell
+from throughtime.backends.cpu.schedule import masks_of, plan_of
 from throughtime.cells import Cell
 from throughtime.compiler.passes import NO_MASKS
 from throughtime.compiler.plan import why_unplanned
@@ -42,9 +41,7 @@ def refuses_cell(cell: Cell, x: Tensor, hidden_size: int | None = None) -> str |
     return why_unplanned(cell, hidden_size)
 
 
-@functools.cache
-def _no_machine() -> str | None:
-    return machine.reason() if machine.host() is None else None
+_no_machine = functools.cache(machine.reason)  # asked at every call
 
 
 def _kind(call: Call) -> str | None:
@@ -73,12 +70,13 @@ def _word(dtype: torch.dtype) -> str:
 
 def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and what `backward` needs besides the call; nothing with keep=False."""
-    return forward_pass.run(call_apart(call), keep)
+    return forward_pass.run(unshare_call(call), keep)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    return forward_pass.kept_shapes(cell_apart(call))
+    call = unshare_cell(call)
+    return [forward_pass.kept_shape(call, plan_of(call))]
 
 
 def backward(
@@ -95,19 +93,19 @@ def backward(
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
     """
-    call = call_apart(call)
+    call = unshare_call(call)
     grads = backward_pass.run(call, kept, d_results, wants_x, wants_weights)
-    return gradients_together(call.cell, grads)
+    return join_gradients(call.cell, grads)
 
 
 class SegmentRuns:
-    """Segments of a call, which see one copy of it, add up their gradients and wait for each other.
+    """Segments of time, which see one copy of a call, add up gradients and wait for each other.
 
     They wait but where a call has direct inputs or masks, of which a copy would wait too.
     """
 
     def __init__(self, call: Call) -> None:
-        self.call = see_layer(see_input(call_apart(call)), call.x.shape[-1])
+        self.call = check_layer(check_input(unshare_call(call)), call.x.shape[-1])
         self._queue = None if plan_of(self.call).lines else Queue()
         self._sums: gradients.GradientSums | None = None
         self._room: list[Tensor] = []
@@ -129,14 +127,17 @@ class SegmentRuns:
         grads = backward_pass.run(
             segment, [y, *kept], d_results, wants_x, wants_weights, self._sums, d_x, self._queue
         )
-        return gradients_together(segment.cell, grads)
+        return join_gradients(segment.cell, grads)
 
     def _kept(self, segment: Call) -> tuple[Tensor, Tensor]:
         """For the output of a segment, and for what its forward pass keeps."""
         if not self._room or len(self._room[0]) < len(segment.x):
             alone = segment._replace(record=False)
             width = segment.cell.widths(segment.hidden_size)[0]
-            shapes = [(*segment.x.shape[:2], 1, width), *forward_pass.kept_shapes(alone)]
+            shapes = [
+                (*segment.x.shape[:2], 1, width),
+                forward_pass.kept_shape(alone, plan_of(alone)),
+            ]
             self._room = [segment.x.new_empty(shape) for shape in shapes]
         y, saved = self._room
         return y[: len(segment.x)], saved
@@ -148,6 +149,4 @@ class SegmentRuns:
         self._queue = None
 
 
-def segments(call: Call) -> SegmentRuns:
-    """A call of one direction in segments of time."""
-    return SegmentRuns(call)
+segments = SegmentRuns

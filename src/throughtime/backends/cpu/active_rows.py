@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from throughtime.backends.call import Call, check_batch_sizes
-from throughtime.backends.cpu.look import seen
+from throughtime.backends.cpu.look import checked
 from throughtime.errors import ShapeError
 
 UNEVEN = 4
@@ -123,14 +123,16 @@ def rows_of(call: Call) -> Rows:
     """The rows of a call: padded, padded with lengths, or packed."""
     if call.batch_sizes is not None:
         return _packed_rows(
-            seen("batch_sizes", call.batch_sizes, None, call.batch_sizes.dtype)
+            checked("batch_sizes", call.batch_sizes, None, call.batch_sizes.dtype)
             .numpy()
             .astype(np.int64, copy=False)
             .tobytes(),
             len(call.x),
         )
     if call.lengths is not None:
-        lengths = seen("lengths", call.lengths, None, call.lengths.dtype).numpy().astype(np.int64)
+        lengths = (
+            checked("lengths", call.lengths, None, call.lengths.dtype).numpy().astype(np.int64)
+        )
         return _ragged_rows(lengths.tobytes(), *call.x.shape[:2])
     return full_rows(call.x.shape[0], call.x.shape[1])
 
@@ -154,3 +156,7 @@ def _ragged_rows(lengths: bytes, T: int, B: int) -> Rows:
 def _rows(alive: np.ndarray, order: np.ndarray) -> Rows:
     offset = np.cumsum(alive) - alive
     return Rows(len(alive), len(order), int(alive.sum()), True, alive, offset, order)
+
+
+ROW_WORDS = ("alive", "offset", "order")
+"""In the order of `Rows.addresses`."""

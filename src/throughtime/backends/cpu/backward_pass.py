@@ -13,15 +13,15 @@ from throughtime.backends.cpu.active_rows import Rows, rows_of
 from throughtime.backends.cpu.block import (
     Arena,
     CallAddress,
-    GivenWords,
+    Queue,
     Template,
     Word,
+    carry,
     common_words,
     direction_words,
     set_steps,
     shared_lists,
 )
-from throughtime.backends.cpu.deferred import Queue, carry
 from throughtime.backends.cpu.gradients import (
     GradientSums,
     Room,
@@ -31,12 +31,13 @@ from throughtime.backends.cpu.gradients import (
     give_norms,
     room_for,
 )
-from throughtime.backends.cpu.look import see_input, seen, seen_lines
-from throughtime.backends.cpu.operands import Traces, by_initial, plan_of
+from throughtime.backends.cpu.look import check_input, checked, checked_lines
+from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
 from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.schedule import (
     backward_team,
     part_address,
+    plan_of,
     steps_in_block,
     strides_of,
     target,
@@ -84,9 +85,9 @@ def run(
 
     With a queue only those by the state at the start are given, and there once the queue has run.
     """
-    call = see_input(call)
+    call = check_input(call)
     if call.clip is not None:
-        call = call._replace(clip=seen("clip", call.clip, (), call.x.dtype))
+        call = call._replace(clip=checked("clip", call.clip, (), call.x.dtype))
     plan, rows = plan_of(call), rows_of(call)
     room = room_for(call, plan, rows, wants_x, wants_weights, sums, d_x)
 
@@ -113,7 +114,7 @@ def _carry(
 ) -> None:  # fmt: skip
     y, saved = kept
     widths, D, dtype = call.cell.widths(call.hidden_size), call.directions, call.x.dtype
-    y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
+    y = checked_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
     (d_y, *d_traces), finals = _gradients(y, len(widths), d_results)
     packed = call.batch_sizes is not None
     team = backward_team(plan, call, rows.N, rows.B)
@@ -122,7 +123,7 @@ def _carry(
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
     template, shape = template_for(key_of(call, rows, team, y), asked)
     N = len(call.x) if packed else rows.T * rows.B
-    saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
+    saved = checked("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, shape, rows, packed_rows, room.initial)
     traces = Traces(d_traces, call.directions, packed)
@@ -139,8 +140,8 @@ def _gradients(
     grads, dtype, count = list(d_results), y.dtype, len(d_results) - states
     for i, v in enumerate(d_results):
         if v is not None:
-            see = seen_lines if i < count else seen
-            grads[i] = see("a gradient", v, None, dtype)  # autograd has seen to its shape
+            check = checked_lines if i < count else checked
+            grads[i] = check("a gradient", v, None, dtype)  # autograd has seen to its shape
     return grads[:count], grads[count:]
 
 
@@ -148,23 +149,16 @@ def _addresses(
     call: Call, shape: Shape, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
     """Addresses of what the backward pass reads and writes besides the call's own tensors."""
-    at, addresses = part_address, {"y": y.data_ptr()}
-    addresses["clip"] = 0 if call.clip is None else call.clip.data_ptr()
-    for d, word in enumerate(shape.gradient_words):
-        addresses |= word.nothing
-        addresses[word.saved], addresses[word.x] = at(saved, d), at(room.x, d)
-        addresses[word.inputs], addresses[word.norms] = at(room.inputs, d), at(room.norms, d)
-        addresses[word.chains] = at(room.chains, d)
-        for place, final in zip(word.finals, finals, strict=True):
-            addresses[place] = at(final, d)
-        for place, start in zip(word.starts, room.start, strict=True):
-            addresses[place] = at(start, d)
+    addresses = {"y": y.data_ptr(), "clip": 0 if call.clip is None else call.clip.data_ptr()}
+    tensors = saved, room.x, room.inputs, room.chains, room.norms, *finals, *room.start
+    for d, words in enumerate(shape.gradient_words):
+        addresses |= words.nothing
+        addresses |= zip(words.tensors, [part_address(v, d) for v in tensors], strict=True)
         if room.W:
-            addresses[word.W] = room.W[d].data_ptr()
-            for place, v in zip(word.matrices, room.U[d], strict=True):
-                addresses[place] = v.data_ptr()
+            matrices = room.W[d], *room.U[d]
+            addresses |= zip(words.matrices, [v.data_ptr() for v in matrices], strict=True)
             for name, v in room.others[d].items():
-                addresses[word.others[name]] = v.data_ptr()
+                addresses[words.others[name]] = v.data_ptr()
     return addresses
 
 

@@ -1,4 +1,9 @@
-"""The argument block of a call: worked out once a shape, then only addresses are written in."""
+"""The argument block of a call: worked out once a shape, then only addresses are written in.
+
+Regions run at once, or wait for each other in a queue: all are prepared first, then run back to
+back. A region of some milliseconds leaves the caches full of its own numbers, and Python that
+prepares the next one then takes several times as long as right after the preparation of another.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
 
-from throughtime.backends.call import Call
-from throughtime.backends.cpu.active_rows import Extent, Rows, full_rows
-from throughtime.backends.cpu.gradients import input_lines
-from throughtime.backends.cpu.look import seen, take_weights
+from throughtime.backends.cpu.active_rows import ROW_WORDS, Extent, full_rows
 from throughtime.backends.cpu.memory import Slab, give_back, take
-from throughtime.backends.cpu.operands import Resets
-from throughtime.backends.cpu.schedule import Team, part_address, zeros
+from throughtime.backends.cpu.schedule import Team, zeros
 from throughtime.backends.cpu.shape import Shape
 from throughtime.compiler.llvm.abi import COMMON, DIRECTION
 from throughtime.compiler.runtime import threads
@@ -56,7 +56,7 @@ class Arena:
         return {name: self.reserve(bytes) for name, bytes in sizes.items()}
 
 
-class Ready:
+class CallBlock:
     """The words of one call, and the arena whose addresses are in them.
 
     Attributes:
@@ -110,7 +110,7 @@ class Template:
         self.in_block: list[int] = []
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
-        self._ready: list[Ready] = []
+        self._blocks: list[CallBlock] = []
         self._caller: Callable[[int], None] | None = None
         self.counters = range(0)
         assert common.keys() <= set(COMMON), common.keys() - set(COMMON)
@@ -136,11 +136,6 @@ class Template:
     def set_common(self, name: str, word: Word) -> None:
         """One word of the common part."""
         self._set(COMMON.index(name), word)
-
-    def set_array(self, name: str, array: np.ndarray) -> None:
-        """A word that points to an array, which the template keeps alive."""
-        self.hold(array)
-        self.set_common(name, array.ctypes.data)
 
     def hold(self, read: Any) -> None:
         """Keep alive what words point to, as long as the template is."""
@@ -176,30 +171,26 @@ class Template:
     def run(self, region: int, team: Team, addresses: Mapping[str, int]) -> None:
         """Call the region with these tensors."""
         try:
-            ready = self._ready.pop()
+            block = self._blocks.pop()
         except IndexError:  # the first call, or others are using what there is
-            ready = Ready(self)
-        if ready.arena is None:
-            ready.work_in(self, take(self.arena_bytes))
-        self.write(ready, addresses)
-        self.caller(region, team)(ready.address)
-        if ready.arena is not None and (self.arena_bytes > KEPT_BYTES or self._ready):
-            give_back(ready.arena)
-            ready.arena = None
-        if not self._ready:
-            self._ready.append(ready)
+            block = CallBlock(self)
+        if block.arena is None:
+            block.work_in(self, take(self.arena_bytes))
+        self.write(block, addresses)
+        self.caller(region, team)(block.address)
+        if block.arena is not None and (self.arena_bytes > KEPT_BYTES or self._blocks):
+            give_back(block.arena)
+            block.arena = None
+        if not self._blocks:
+            self._blocks.append(block)
 
-    def write(self, ready: Ready, addresses: Mapping[str, int]) -> None:
+    def write(self, block: CallBlock, addresses: Mapping[str, int]) -> None:
         """Put the addresses of a call's tensors into its words."""
-        words = ready.words
+        words = block.words
         for place, name in self._given:
             words[place] = addresses[name]
         for place in self.counters:
             words[place] = 0
-
-
-ROW_WORDS = ("alive", "offset", "order")
-"""In the order of `Rows.addresses`."""
 
 
 def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
@@ -290,70 +281,69 @@ def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, i
         template.set_common(f"{name}_steps", CallAddress(f"{name}_steps"))
     else:
         steps = np.arange(shape.rows.T, dtype=np.int64) * strides[0]
-        template.set_array(f"{name}_steps", steps)
+        template.hold(steps)
+        template.set_common(f"{name}_steps", steps.ctypes.data)
     template.set_common(f"{name}_row", strides[1])
 
 
-class RaggedWords:
-    """What of a ragged call's words follows from its lengths; lives as long as the call.
+_Finish = Callable[[], object] | None
 
-    Args:
-        rows: of the call.
-        chunks: of them.
-        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
+MOST: Final = 64
+"""Regions that wait, each with some kilobytes of words and what it holds."""
+
+
+class Queue:
+    """Regions of segments of one call, in the order in which they were put.
+
+    Those of one template work in the same arena, where the first of them packs the weights for all.
     """
 
-    def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
-        self._rows = rows  # its arrays are read, and nothing else may hold it
-        self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
-        self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
-        self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]
-        self.addresses |= {name: v.ctypes.data for name, v in self._steps.items()}
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Callable[[int], None], CallBlock, _Finish, Any]] = []
+        self._arenas: dict[Template, Slab] = {}
 
-
-def start_of(call: Call) -> tuple[Tensor, ...] | None:
-    """Where the call starts, whole lines each; None for zeros."""
-    if call.state is None and call.initial is None:
-        return None
-    D, B, dtype = call.directions, call.rows, call.x.dtype
-    names, widths = call.cell.state_names, call.cell.widths(call.hidden_size)
-    given = zip(names, call.start(), widths, strict=True)
-    return tuple(seen(f"state {name}", v, (D, B, w), dtype) for name, v, w in given)
-
-
-class GivenWords:
-    """The words that follow from a call's tensors; it must live until the region has run.
-
-    Args:
-        call: what is carried.
-        shape: of it.
-        rows: as the loops walk them.
-        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
-        d_initial: where gradients that resets carry to `initial` are added, in a backward pass.
-
-    Attributes:
-        addresses: by name; 0 for what is not given.
-    """
-
-    def __init__(
-        self, call: Call, shape: Shape, rows: Rows, packed: Mapping[str, int],
-        d_initial: Tensor | None = None,
+    def put(
+        self, template: Template, region: int, team: Team, addresses: Mapping[str, int],
+        finish: _Finish, held: Any,
     ) -> None:  # fmt: skip
-        call, weights = take_weights(call, shape.parameters)
-        start, inputs = start_of(call), input_lines(call, shape.plan, rows)
-        self.addresses = addresses = shape.nothing | weights
-        addresses["x"] = call.x.data_ptr()
-        for d in range(shape.D if inputs is not None else 0):
-            addresses[f"inputs {d}"] = part_address(inputs, d)
-        for s, v in enumerate(start or ()):
-            for d in range(shape.D):
-                addresses[f"start{s} {d}"] = part_address(v, d)
-        self._held: list[Any] = [call, start, inputs]
-        if call.reset is not None:
-            self._hold(Resets(call, rows, d_initial))
-        if rows.ragged:
-            self._hold(RaggedWords(rows, shape.team.chunks, packed))
+        """Let a region wait.
 
-    def _hold(self, words: Resets | RaggedWords) -> None:
-        self._held.append(words)
-        self.addresses |= words.addresses
+        Args:
+            template: of its words.
+            region, team, addresses: as `Template.run` takes them.
+            finish: called after the region.
+            held: what must live until then.
+        """
+        block = CallBlock(template)
+        if template in self._arenas:
+            block.words[COMMON.index("packed")] = 1
+        else:
+            self._arenas[template] = take(template.arena_bytes)
+        block.work_in(template, self._arenas[template])
+        template.write(block, addresses)
+        self._waiting.append((template.caller(region, team), block, finish, held))
+        if len(self._waiting) >= MOST:
+            self.run()
+
+    def run(self) -> None:
+        """Run all that waits."""
+        waiting, self._waiting = self._waiting, []
+        for call, block, finish, _ in waiting:
+            call(block.address)
+            if finish is not None:
+                finish()
+        while self._arenas:
+            give_back(self._arenas.popitem()[1])
+
+
+def carry(
+    queue: Queue | None, template: Template, region: int, team: Team,
+    addresses: Mapping[str, int], finish: _Finish = None, *held: Any,
+) -> None:  # fmt: skip
+    """Run a region, or let it wait where there is a queue; arguments as `Queue.put` has them."""
+    if queue is not None:
+        queue.put(template, region, team, addresses, finish, held)
+        return
+    template.run(region, team, addresses)
+    if finish is not None:
+        finish()

@@ -8,21 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
-from throughtime.backends.call import Call, Result
+from throughtime.backends.call import Call, Result, sequence_count
 from throughtime.backends.cpu.active_rows import Rows, rows_of
 from throughtime.backends.cpu.block import (
     Arena,
     CallAddress,
-    GivenWords,
+    Queue,
     Template,
+    carry,
     common_words,
     direction_words,
     shared_lists,
 )
-from throughtime.backends.cpu.deferred import Queue, carry
-from throughtime.backends.cpu.look import see_input
+from throughtime.backends.cpu.look import check_input
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.operands import Traces, plan_of
+from throughtime.backends.cpu.operands import GivenWords, Traces
 from throughtime.backends.cpu.products import (
     PACKED,
     PackLayout,
@@ -39,6 +39,7 @@ from throughtime.backends.cpu.products import (
 from throughtime.backends.cpu.schedule import (
     forward_team,
     part_address,
+    plan_of,
     steps_in_block,
     target,
     whole_vectors,
@@ -67,11 +68,11 @@ def run(
     the queue has run. Calls in training leave no packed weights: those with keep, and segments,
     which have a place for their sequences.
     """
-    call = see_input(call)
+    call = check_input(call)
     plan, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
-    traced = widths[: call.sequences]
+    traced = widths[: sequence_count(call)]
     sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in traced)
     if call.lengths is not None:
         for v in sequences:
@@ -87,13 +88,8 @@ def run(
     return result, [] if saved is None else [saved]
 
 
-def kept_shapes(call: Call) -> list[tuple[int, ...]]:
-    """The shapes of what `run` keeps."""
-    return [kept_shape(call, plan_of(call))]
-
-
 def kept_shape(call: Call, plan: Plan) -> tuple[int, ...]:
-    """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
+    """Of what `run` keeps: directions, rows over all steps (padded ones too), values, units."""
     lanes = target().lanes(8 * call.x.element_size())
     units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]

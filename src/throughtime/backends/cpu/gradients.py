@@ -1,10 +1,4 @@
-"""Where backward writes gradients, by weights and direct inputs, and how a call gets them.
-
-A row of a step has a line of units for each input; of one number a row, each of hidden_size units
-has the same.
-Masks, which each direction has of its own, are lines after those.
-Rows lie one after the other over all steps, in the order in which both directions walk them.
-"""
+"""Where backward writes gradients, and how a call gets them."""
 
 from __future__ import annotations
 
@@ -19,10 +13,14 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Rows
-from throughtime.backends.cpu.look import parameters_of, readable
-from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.operands import masks_of, sums_by_initial, write_masks
-from throughtime.backends.cpu.schedule import matrix_names, target, whole_vectors, widths_for
+from throughtime.backends.cpu.look import parameters_of
+from throughtime.backends.cpu.operands import input_units, sums_by_initial
+from throughtime.backends.cpu.schedule import (
+    matrix_names,
+    target,
+    whole_vectors,
+    widths_for,
+)
 from throughtime.cells import Cell
 from throughtime.compiler.plan import Plan
 
@@ -217,43 +215,6 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
             shape = call.weights[d][name].shape  # of a matrix with blocks they are apart
             grads[name] = cut_lines(lines, shape[-1]).view(shape)
     return grads
-
-
-def input_lines(call: Call, plan: Plan, rows: Rows) -> Tensor | None:
-    """(D, N, inputs and masks, H padded to whole vectors); None without any."""
-    if not plan.lines:
-        return None
-    D, lanes = call.directions, target().lanes(8 * call.x.element_size())
-    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
-    line = whole_vectors(widths.line, lanes)
-    own = D if plan.masks else 1
-    lines = lend(call.x, (own, rows.N, len(plan.lines), line))
-    if {line} != set(widths.units):  # units after the last are zeros
-        lines.zero_()
-    for k, (name, units) in enumerate(input_units(call, plan).items()):
-        v = (call.inputs or {})[name]
-        width = call.cell.width(call.cell.inputs[name], call.hidden_size)
-        v = readable(f"input {name}", v, (*call.x.shape[:-1], width), call.x.dtype)
-        lines[:, :, k, :units] = _walked(call, rows, v)
-    write_masks(call, plan, rows, lines)
-    return lines.expand(D, -1, -1, -1)
-
-
-def input_units(call: Call, plan: Plan) -> dict[str, int]:
-    """How many units the line of each input has."""
-    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
-    units = dict(zip(plan.widths.names, widths.units, strict=True))
-    nodes = zip(plan.input_names, plan.inputs, strict=True)
-    return {name: units[plan.widths.of[node]] for name, node in nodes}
-
-
-def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
-    """The call's rows and steps to (N, width); padding is never looked at."""
-    if call.batch_sizes is not None:
-        return v
-    if call.lengths is None:
-        return v.reshape(rows.N, v.shape[-1])
-    return v.reshape(-1, v.shape[-1])[torch.from_numpy(rows.lines)]
 
 
 def by_inputs(call: Call, plan: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def parameters_of(cell: Cell, I: int, H: int) -> Parameters:
     return by_count
 
 
-def see_input(call: Call) -> Call:
+def check_input(call: Call) -> Call:
     """The call with an x whose lines of numbers lie side by side."""
     x = call.x
     if not x.is_cpu or x.dtype not in FLOATS:
@@ -97,17 +97,16 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
     return call, addresses
 
 
-def take_plain(
+def can_read_weights(
     weights: Sequence[Tensor | None], wanted: Sequence[torch.Size], dtype: torch.dtype
-) -> list[int] | None:
-    """Addresses of parameters in their order; None if one of them is not as it should be.
+) -> bool:
+    """Whether the region may read all of these parameters.
 
     Args:
         weights: of all directions.
         wanted: shape of each.
         dtype: of their numbers.
     """
-    addresses = []
     for shape, v in zip(wanted, weights, strict=True):
         if (
             type(v) is not Leaf
@@ -118,9 +117,8 @@ def take_plain(
             or v.is_neg()
             or is_short(v)
         ):
-            return None
-        addresses.append(v.data_ptr())
-    return addresses
+            return False
+    return True
 
 
 def take_lines(v: Tensor, dtype: torch.dtype) -> int:
@@ -162,7 +160,7 @@ def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]
     return call._replace(weights=tuple(copies)), {word: v.data_ptr() for word, v in pairs}
 
 
-def see_layer(call: Call, width: int) -> Call:
+def check_layer(call: Call, width: int) -> Call:
     """The call with an x of this width, and with weights as its sizes ask for."""
     I = call.x.shape[-1]
     if I != width:
@@ -170,15 +168,15 @@ def see_layer(call: Call, width: int) -> Call:
     return take_weights(call, parameters_of(call.cell, I, call.hidden_size))[0]
 
 
-def see_product(weight: Tensor, bias: Tensor | None, width: int) -> None:
+def check_product(weight: Tensor, bias: Tensor | None, width: int) -> None:
     """A linear part reads so many numbers and adds a bias to each that it gives."""
     lines = len(weight)
-    seen("weight", weight, (lines, width), weight.dtype)
+    checked("weight", weight, (lines, width), weight.dtype)
     if bias is not None:
-        seen("bias", bias, (lines,), weight.dtype)
+        checked("bias", bias, (lines,), weight.dtype)
 
 
-def seen(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+def checked(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
     """A tensor of this shape, if one is named, and dtype, its numbers side by side."""
     if (
         (shape is None or v.shape == shape)
@@ -190,7 +188,9 @@ def seen(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype
     return readable(name, v, shape, dtype).contiguous()
 
 
-def seen_lines(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+def checked_lines(
+    name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype
+) -> Tensor:
     """The same, if only those of each line of units lie side by side."""
     if (
         (shape is None or v.shape == shape)

@@ -1,33 +1,144 @@
-"""Masks, resets and traced states of a call, as machine code reads them."""
+"""What a call gives, as machine code reads it: weights, inputs, masks, starts, resets, traces.
+
+A cell that multiplies by one matrix several times is given the same weights for each product.
+
+A row of a step has a line of units for each input; of one number a row, each of hidden_size units
+has the same. Masks, which each direction has of its own, are lines after those. Rows lie one after
+the other over all steps, in the order in which both directions walk them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call
-from throughtime.backends.cpu.active_rows import Rows
-from throughtime.backends.cpu.look import readable, seen
-from throughtime.backends.cpu.schedule import part_address, strides_of, whole_vectors, widths_for
+from throughtime.backends.call import Call, Gradients
+from throughtime.backends.cpu.active_rows import ROW_WORDS, Rows
+from throughtime.backends.cpu.look import check_layer, checked, readable, take_weights
+from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.schedule import (
+    masks_of,
+    part_address,
+    strides_of,
+    target,
+    whole_vectors,
+    widths_for,
+)
+from throughtime.backends.cpu.shape import Shape
 from throughtime.compiler.llvm.abi import RESETS, TRACE
-from throughtime.compiler.passes import DROPOUT, NO_MASKS, Masks
-from throughtime.compiler.plan import Plan, make_plan
+from throughtime.compiler.passes import DROPOUT, Unshared, unshare
+from throughtime.compiler.plan import Plan
+
+_OF_GATES = ("weight_hh", "bias_hh")
 
 
-def masks_of(call: Call) -> Masks:
-    """Which masks a call has; most have none, and ask several times."""
-    if call.recurrent_mask is None and call.zoneout is None:
-        return NO_MASKS
-    return Masks(call.recurrent_mask is not None, call.zoneout is not None)
+def unshare_call(call: Call) -> Call:
+    """The call with weights for every product of a step; itself, if it has them."""
+    cell = unshare(call.cell, call.hidden_size)
+    if cell is call.cell or not isinstance(cell, Unshared):
+        return call
+    lines = len(call.cell.layout.recurrent_gates) * call.hidden_size
+    shapes = ((lines, call.cell.widths(call.hidden_size)[0]), (lines,))
+    for name, shape in zip(_OF_GATES, shapes, strict=True):
+        if any(name in w and w[name].shape != shape for w in call.weights):
+            check_layer(call, call.x.shape[-1])  # says which weight it is
+    weights = tuple(_copied_weights(cell, w) for w in call.weights)
+    return call._replace(cell=cell, weights=weights)
 
 
-def plan_of(call: Call) -> Plan:
-    """The plan of a call that was not refused."""
-    return make_plan(call.cell, masks_of(call), call.hidden_size)
+def unshare_cell(call: Call) -> Call:
+    """The call with that cell and the weights it had, for shapes that follow from no weight."""
+    return call._replace(cell=unshare(call.cell, call.hidden_size))
+
+
+def join_gradients(cell: object, grads: Gradients) -> Gradients:
+    """Gradients of such a call, those of equal weights added up."""
+    if not isinstance(cell, Unshared):
+        return grads
+    return grads._replace(weights=tuple(_joined(cell, w) for w in grads.weights))
+
+
+def _sources(cell: Unshared) -> list[int]:
+    """Numbers of the gates that the added ones are the same as."""
+    gates = cell.cell.layout.recurrent_gates
+    return [gates.index(cell.copies[g]) for g in cell.layout.recurrent_gates[len(gates) :]]
+
+
+def _products(cell: Unshared) -> list[tuple[str, str]]:
+    """Names of added matrices, and of those that they are the same as."""
+    own = [p for p in cell.layout.products if p in cell.copies]
+    return [(f"weight_{p}", f"weight_{cell.copies[p]}") for p in own]
+
+
+def _by_gates(v: Tensor, gates: int) -> Tensor:
+    """(G H, ...) as (G, H, ...)."""
+    return v.reshape(gates, len(v) // gates, *v.shape[1:])
+
+
+def _copied_weights(cell: Unshared, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named, sources = dict(weights), _sources(cell)
+    gates = len(cell.cell.layout.recurrent_gates)
+    for name in _OF_GATES if sources else ():
+        if name in weights:
+            v = _by_gates(weights[name], gates)
+            named[name] = torch.cat([v, v[sources]]).flatten(0, 1)
+    return named | {copy: weights[name] for copy, name in _products(cell)}
+
+
+def _joined(cell: Unshared, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    together, sources = dict(grads), _sources(cell)
+    if not together:
+        return together
+    gates = len(cell.cell.layout.recurrent_gates)
+    for name in _OF_GATES if sources else ():
+        if name in grads:
+            v = _by_gates(grads[name], gates + len(sources))
+            places = torch.tensor(sources, device=v.device)
+            together[name] = v[:gates].index_add(0, places, v[gates:]).flatten(0, 1)
+    for copy, name in _products(cell):
+        together[name] = together[name] + together.pop(copy)
+    return together
+
+
+def input_lines(call: Call, plan: Plan, rows: Rows) -> Tensor | None:
+    """(D, N, inputs and masks, H padded to whole vectors); None without any."""
+    if not plan.lines:
+        return None
+    D, lanes = call.directions, target().lanes(8 * call.x.element_size())
+    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+    line = whole_vectors(widths.line, lanes)
+    own = D if plan.masks else 1
+    lines = lend(call.x, (own, rows.N, len(plan.lines), line))
+    if {line} != set(widths.units):  # units after the last are zeros
+        lines.zero_()
+    for k, (name, units) in enumerate(input_units(call, plan).items()):
+        v = (call.inputs or {})[name]
+        width = call.cell.width(call.cell.inputs[name], call.hidden_size)
+        v = readable(f"input {name}", v, (*call.x.shape[:-1], width), call.x.dtype)
+        lines[:, :, k, :units] = _walked(call, rows, v)
+    write_masks(call, plan, rows, lines)
+    return lines.expand(D, -1, -1, -1)
+
+
+def input_units(call: Call, plan: Plan) -> dict[str, int]:
+    """How many units the line of each input has."""
+    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+    units = dict(zip(plan.widths.names, widths.units, strict=True))
+    nodes = zip(plan.input_names, plan.inputs, strict=True)
+    return {name: units[plan.widths.of[node]] for name, node in nodes}
+
+
+def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
+    """The call's rows and steps to (N, width); padding is never looked at."""
+    if call.batch_sizes is not None:
+        return v
+    if call.lengths is None:
+        return v.reshape(rows.N, v.shape[-1])
+    return v.reshape(-1, v.shape[-1])[torch.from_numpy(rows.lines)]
 
 
 def write_masks(call: Call, plan: Plan, rows: Rows, lines: Tensor) -> None:
@@ -68,10 +179,10 @@ class Resets:
 
     def __init__(self, call: Call, rows: Rows, d_initial: Tensor | None = None) -> None:
         assert call.reset is not None
-        there = seen("reset", call.reset, (rows.T, rows.B), torch.bool).numpy()
+        there = checked("reset", call.reset, (rows.T, rows.B), torch.bool).numpy()
         if rows.N < rows.T * rows.B:
             there = there[:, rows.order] & rows.there
-        self._initial = _initial(call)
+        self._initial = () if call.initial is None else _checked("initial", call, call.initial)
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
         self._held: list[Any] = []
@@ -101,13 +212,12 @@ class Resets:
         return int(self._held[-1].ctypes.data)
 
 
-def _initial(call: Call) -> tuple[Tensor, ...]:
-    """Where resets go, whole lines each; none for zeros."""
-    if call.initial is None:
-        return ()
-    D, names, widths = call.directions, call.cell.state_names, call.cell.widths(call.hidden_size)
-    given = zip(names, call.initial, widths, strict=True)
-    return tuple(seen(f"initial {n}", v, (D, w), call.x.dtype) for n, v, w in given)
+def _checked(what: str, call: Call, states: Sequence[Tensor], *rows: int) -> tuple[Tensor, ...]:
+    """Each state (D, width), or with rows (D, B, width), in whole lines."""
+    names, widths = call.cell.state_names, call.cell.widths(call.hidden_size)
+    shapes = [(call.directions, *rows, w) for w in widths]
+    each = zip(names, states, shapes, strict=True)
+    return tuple(checked(f"{what} {n}", v, shape, call.x.dtype) for n, v, shape in each)
 
 
 def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
@@ -131,7 +241,7 @@ class Traces:
 
     Args:
         tensors: for each state besides the output (T, B, D, width), packed (N, D, width); None
-            where there is none, as for a gradient that is zero.
+            where there is none, as for a gradient that is zero. Lines of units lie side by side.
         directions: D.
         packed: whether they hold the rows of all steps one after the other.
 
@@ -141,9 +251,9 @@ class Traces:
 
     def __init__(self, tensors: Sequence[Tensor | None], directions: int, packed: bool) -> None:
         self.addresses: dict[str, int] = {}
-        self._held = [lines(v) for v in tensors]
-        if any(v is not None for v in self._held):
-            words = [[self._words(v, d, packed) for v in self._held] for d in range(directions)]
+        self._held = tensors
+        if any(v is not None for v in tensors):
+            words = [[self._words(v, d, packed) for v in tensors] for d in range(directions)]
             self._all = np.array(words, np.int64)
             for d, one in enumerate(self._all):
                 self.addresses[f"traces {d}"] = one.ctypes.data
@@ -157,6 +267,58 @@ class Traces:
         return [words[name] for name in TRACE]
 
 
-def lines(v: Tensor | None) -> Tensor | None:
-    """A tensor whose lines of units lie side by side."""
-    return v if v is None or v.stride(-1) == 1 or v.shape[-1] < 2 else v.contiguous()
+class RaggedWords:
+    """What of a ragged call's words follows from its lengths; lives as long as the call.
+
+    Args:
+        rows: of the call.
+        chunks: of them.
+        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
+    """
+
+    def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
+        self._rows = rows  # its arrays are read, and nothing else may hold it
+        self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
+        self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
+        self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]
+        self.addresses |= {name: v.ctypes.data for name, v in self._steps.items()}
+
+
+class GivenWords:
+    """The words that follow from a call's tensors; it must live until the region has run.
+
+    Args:
+        call: what is carried.
+        shape: of it.
+        rows: as the loops walk them.
+        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
+        d_initial: where gradients that resets carry to `initial` are added, in a backward pass.
+
+    Attributes:
+        addresses: by name; 0 for what is not given.
+    """
+
+    def __init__(
+        self, call: Call, shape: Shape, rows: Rows, packed: Mapping[str, int],
+        d_initial: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        call, weights = take_weights(call, shape.parameters)
+        given = call.state is not None or call.initial is not None  # else it starts at zero
+        start = _checked("state", call, call.start(), rows.B) if given else ()
+        inputs = input_lines(call, shape.plan, rows)
+        self.addresses = addresses = shape.nothing | weights
+        addresses["x"] = call.x.data_ptr()
+        for d in range(shape.D if inputs is not None else 0):
+            addresses[f"inputs {d}"] = part_address(inputs, d)
+        for s, v in enumerate(start):
+            for d in range(shape.D):
+                addresses[f"start{s} {d}"] = part_address(v, d)
+        self._held: list[Any] = [call, start, inputs]
+        if call.reset is not None:
+            self._hold(Resets(call, rows, d_initial))
+        if rows.ragged:
+            self._hold(RaggedWords(rows, shape.team.chunks, packed))
+
+    def _hold(self, words: Resets | RaggedWords) -> None:
+        self._held.append(words)
+        self.addresses |= words.addresses

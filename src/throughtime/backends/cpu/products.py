@@ -28,7 +28,7 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
-from throughtime.backends.cpu.operands import plan_of
+from throughtime.backends.cpu.schedule import plan_of
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.compiler.llvm.abi import RUN, WIDEST, part_sizes
 from throughtime.compiler.plan import Phase, Plan
@@ -61,11 +61,6 @@ def runs_of(shape: Shape, phase: Phase) -> list[tuple[int, int]]:
                 continue
         runs.append((place, 1))
     return runs
-
-
-def packed_forward(shape: Shape) -> int:
-    """Bytes of the matrices of all runs but those of the fused phase."""
-    return sum(_packed_forward(shape, *run) for p in shape.plan.early for run in runs_of(shape, p))
 
 
 def packed_backward(shape: Shape) -> int:
@@ -181,8 +176,9 @@ def layout_of(key: Key, shape: Shape) -> PackLayout:
 def packed_sizes(shape: Shape) -> dict[str, int]:
     """Bytes of each packed array of one direction."""
     plan, H_row = shape.plan, shape.H_row
-    sizes = len(plan.with_a) * H_row * shape.I, len(plan.last) * H_row * shape.H
-    return dict(zip(PACKED, (*sizes, packed_forward(shape)), strict=True))
+    early = sum(_packed_forward(shape, *run) for p in plan.early for run in runs_of(shape, p))
+    sizes = len(plan.with_a) * H_row * shape.I, len(plan.last) * H_row * shape.H, early
+    return dict(zip(PACKED, sizes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -242,3 +242,15 @@ def _zeros(bytes: int) -> np.ndarray:
 def zeros(bytes: int) -> int:
     """The address of at least so many bytes of zeros, which are never written."""
     return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).ctypes.data
+
+
+def masks_of(call: Call) -> Masks:
+    """Which masks a call has; most have none, and ask several times."""
+    if call.recurrent_mask is None and call.zoneout is None:
+        return NO_MASKS
+    return Masks(call.recurrent_mask is not None, call.zoneout is not None)
+
+
+def plan_of(call: Call) -> Plan:
+    """The plan of a call that was not refused."""
+    return make_plan(call.cell, masks_of(call), call.hidden_size)

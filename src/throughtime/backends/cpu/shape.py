@@ -11,10 +11,10 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Extent, Rows
 from throughtime.backends.cpu.look import Parameters, parameters_of
-from throughtime.backends.cpu.operands import masks_of
 from throughtime.backends.cpu.schedule import (
     Team,
     UnitCounts,
+    masks_of,
     strides_of,
     whole_vectors,
     widths_for,
@@ -58,39 +58,17 @@ class GradientWords(NamedTuple):
     """Words of one direction of a backward pass, made once: they name tensors of every call.
 
     Attributes:
-        saved, x, inputs, chains, norms, W: each of one tensor.
-        finals, starts: of each state.
-        matrices: of each.
-        others: of biases and vectors, by their names.
-        nothing: those of weights, where no gradient by them is wanted.
+        tensors: of what is saved, of gradients by x, direct inputs and sums, of norms, of gradients
+            by the final states, and by those at the start.
+        matrices: of gradients by them, W first.
+        others: of those by biases and vectors, by their names.
+        nothing: where no gradient by weights is wanted.
     """
 
-    saved: str
-    x: str
-    inputs: str
-    chains: str
-    norms: str
-    W: str
-    finals: list[str]
-    starts: list[str]
-    matrices: list[str]
+    tensors: tuple[str, ...]
+    matrices: tuple[str, ...]
     others: dict[str, str]
     nothing: dict[str, int]
-
-    @staticmethod
-    def of(d: int, states: int, matrices: int, others: tuple[str, ...]) -> GradientWords:
-        """For so many states and matrices."""
-        each = (f"{n} {d}" for n in ("saved", "d_x", "d_inputs", "d_bias", "norms", "d_W"))
-        saved, x, inputs, chains, norms, W = each
-        finals, starts = (
-            [f"d_{name}{s} {d}" for s in range(states)] for name in ("final", "start")
-        )
-        names = [f"d_matrix{m} {d}" for m in range(matrices)]
-        named = {name: f"d_{name} {d}" for name in ("bias_ih", "bias_hh", *others)}
-        nothing = dict.fromkeys((W, *names, *named.values()), 0)
-        return GradientWords(
-            saved, x, inputs, chains, norms, W, finals, starts, names, named, nothing
-        )
 
 
 def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
@@ -106,21 +84,10 @@ def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
 def shape_of(key: Key, code: Code) -> Shape:
     """The key's call, with its plan and the code that carries it."""
     plan = make_plan(key.cell, key.masks)
-    gates = gate_numbers(plan, key.cell)
-    widths = widths_for(key.cell, key.sizes[1], key.masks)
-    return Shape(
-        plan,
-        code,
-        key.rows,
-        key.team,
-        *key.sizes,
-        key.x,
-        key.y,
-        key.packed,
-        gates,
-        widths,
-        parameters_of(key.cell, key.sizes[2], key.sizes[1]),
-    )
+    gates, (_, H, I) = gate_numbers(plan, key.cell), key.sizes
+    widths, parameters = widths_for(key.cell, H, key.masks), parameters_of(key.cell, I, H)
+    batch = key.rows, key.team, *key.sizes, key.x, key.y, key.packed
+    return Shape(plan, code, *batch, gates, widths, parameters)
 
 
 @dataclass(frozen=True)
@@ -179,10 +146,18 @@ class Shape:
     @cached_property
     def gradient_words(self) -> tuple[GradientWords, ...]:
         """Of each direction."""
-        states, matrices = len(self.plan.state_names), len(self.widths.shapes)
+        ends = [f"d_{e}{s}" for e in ("final", "start") for s in range(len(self.plan.state_names))]
+        tensors = ("saved", "d_x", "d_inputs", "d_bias", "norms", *ends)
         most = self.parameters[max(self.parameters)][0]
-        names = tuple(p.name for p in most if len(p.shape) == 1)
-        return tuple(GradientWords.of(d, states, matrices, names) for d in range(self.D))
+        vectors = ("bias_ih", "bias_hh", *(p.name for p in most if len(p.shape) == 1))
+        each = []
+        for d in range(self.D):
+            matrices = [f"d_W {d}", *(f"d_matrix{m} {d}" for m in range(len(self.widths.shapes)))]
+            others = {name: f"d_{name} {d}" for name in vectors}
+            nothing = dict.fromkeys((*matrices, *others.values()), 0)
+            words = tuple(f"{name} {d}" for name in tensors)
+            each.append(GradientWords(words, tuple(matrices), others, nothing))
+        return tuple(each)
 
     @property
     def numbers(self) -> tuple[int, ...]:

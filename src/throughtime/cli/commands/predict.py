@@ -127,8 +127,7 @@ def evaluate(run: Path, file: str | None, split: str) -> None:
     if file is not None:
         score, baselines = task.evaluate(model, file)
         show_score(task, score, "file", baselines)
-        for note in score.notes:
-            print(f"note: {file}: {note}", file=sys.stderr)
+        _print_notes(score.notes, f"{file}: ")
     else:
         show_score(task, task.score(model, split), split, task.baselines(split))
 
@@ -138,8 +137,7 @@ def generate(run: Path, prompt: str, length: int, temperature: float, seed: int)
     task, model = _open(run)
     if prompt:
         task.check_item(prompt)
-    for note in task.describe_unseen([prompt]):
-        print(f"note: {note}", file=sys.stderr)
+    _print_notes(task.describe_unseen([prompt]))
     pieces = task.write(model, prompt, length, temperature, seed)
     sys.stdout.write(prompt)
     for piece in pieces:
@@ -185,7 +183,7 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
             _print_lines(frame, waits)
         else:
             frames.append(frame)
-        _note_unseen(task, askable)
+        _print_notes(task.describe_unseen(askable))
     if out is not None:
         _write(pl.concat(frames), out)
     return every
@@ -199,9 +197,9 @@ def _check_items(task: Task, items: list[str], at_once: int) -> Iterator[tuple[l
         yield few, len(few) == len(part)
 
 
-def _note_unseen(task: Task, items: list[str]) -> None:
-    for note in task.describe_unseen(items):
-        print(f"note: {note}", file=sys.stderr)
+def _print_notes(notes: Iterable[str], place: str = "") -> None:
+    for note in notes:
+        print(f"note: {place}{note}", file=sys.stderr)
 
 
 def _print_lines(frame: pl.DataFrame, flush: bool = False) -> None:
@@ -219,8 +217,7 @@ def _answer_tables(
     for file in files:
         frame, notes = task.predict(model, task.table(file))
         frames.append(frame)
-        for note in notes:
-            print(f"note: {file}: {note}", file=sys.stderr)
+        _print_notes(notes, f"{file}: ")
     whole = pl.concat(frames, how="vertical_relaxed")
     if out is None:
         print(whole.write_ndjson(), end="")
@@ -258,7 +255,7 @@ def _line_blocks(task: Task, files: list[str], whole: list[bool]) -> Iterator[li
     """What can be asked of the lines of a file; `whole` tells of each block whether that is all."""
     for few, every in _check_items(task, files, _AT_ONCE):
         whole.append(every)
-        _note_unseen(task, few)
+        _print_notes(task.describe_unseen(few))
         if few:
             yield few
 

@@ -242,7 +242,7 @@ def _search(
     folder: Folder, shared: Recipe, recipes: list[Recipe], kind: str, trials: int, where: Where
 ) -> None:
     """Does the trials of a search, and reports."""
-    from throughtime.train.study.search import Search
+    from throughtime.train.study.folder import Search
 
     if len({one.length for one in recipes}) > 1:
         raise OptionError("a search is over one length; give one --length")

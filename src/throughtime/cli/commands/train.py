@@ -11,7 +11,7 @@ from torch import nn
 
 from throughtime.cli import add_recipe_flags, parse_flags
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
-from throughtime.diagnosis.report.text import list_verdict
+from throughtime.diagnosis.report import list_verdict
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import Task, available, find
 
@@ -93,7 +93,7 @@ def _train(
                 show_training(run, world, plots, watch)
 
 
-def show_training(run: Run, world: World, plots: str = "", watch: int | None = None) -> None:
+def show_training(run: Run, world: World, plots: str, watch: int | None) -> None:
     """Trains a run, shows what it reached, and keeps its report as `_show_report`.
 
     Every `watch` steps, where it is given, how gradient flows is measured.
@@ -104,7 +104,7 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
 
     task = find(run.recipe.task)(run.recipe)
     show_table(task.describe_data())
-    world.leave_word("resume", "\0".join(shlex.split(run.resume)[1:]))
+    world.leave_resume(shlex.split(run.resume)[1:])
     model = fit(run, [LoopFlow(watch)] if watch else (), world)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test", task.baselines("test"))
@@ -128,7 +128,7 @@ def _show_findings(findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         show_table(cells, *(rows[0] if rows else ()))
 
 
-def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> None:
+def _show_report(run: Run, task: Task, model: nn.Module, plots: str) -> None:
     """Prints a run's verdict and keeps its report; the training stands, whatever comes of it.
 
     Its charts are saved as files too where `plots` is "png" or "svg".

@@ -84,10 +84,7 @@ def _norm(value: Parts, p: Any = 2, dim: Any = None, keepdim: bool = False) -> A
     if p not in (2, "fro", None) or any(k != value.units.ndim - 1 for k in axes):
         raise Untraceable("a norm other than that of the last dimension's squares")
 
-    def join(x: Any, y: Any) -> Any:
-        raise Untraceable("the norm of a part of two values")
-
-    return reduced(value, axes, keepdim, _row("row_norm"), join)
+    return reduced(value, axes, keepdim, _row("row_norm"), _no_join)
 
 
 def _softmax(value: Parts, dim: Any, dtype: Any = None, _stacklevel: int = 3) -> Any:
@@ -204,7 +201,7 @@ def _greatest(sign: int) -> Callable[..., Any]:
 
 
 def _no_join(x: Any, y: Any) -> Any:
-    raise Untraceable("the greatest number of a part of two values")
+    raise Untraceable("a norm or the greatest number of a part of two values")
 
 
 OVER: Final[dict[str, Callable[..., Any]]] = {

@@ -16,9 +16,7 @@ from throughtime.compiler.graph import BOOLEAN, Builder, Untraceable
 from throughtime.compiler.symbols import (
     Headed,
     Symbol,
-    answers,
     find_method,
-    share_operators,
     value_asked,
 )
 
@@ -38,7 +36,6 @@ class Parts(Headed):
     """
 
     __slots__ = ("builder", "rows", "units")
-    __array_priority__: Final = 1000
 
     def __init__(self, builder: Builder, units: np.ndarray, rows: bool) -> None:
         self.builder, self.units, self.rows = builder, units, rows
@@ -53,12 +50,6 @@ class Parts(Headed):
     def ndim(self) -> int:
         """Dimensions, B among them."""
         return self.units.ndim + self.rows
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return answers.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         method = find_method(self, name)
@@ -93,9 +84,6 @@ class Parts(Headed):
         return f"<a tensor of shape ({', '.join(shape)})>"
 
     __hash__ = object.__hash__
-
-
-share_operators(Parts)
 
 
 def is_parts(value: Any) -> bool:

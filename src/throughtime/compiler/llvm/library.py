@@ -79,10 +79,8 @@ class Tiles:
             table[v * PLACES + r] = code.address(f"{name}_{v}_{r}")
 
 
-@functools.cache
-def tiles_of(kind: Kind, target: Machine) -> Tiles:
-    """The tables of a machine and kind of numbers, which live as long as the process."""
-    return Tiles(kind, target)
+tiles_of = functools.cache(Tiles)
+"""The tables of a kind of numbers and a machine, which live as long as the process."""
 
 
 @dataclass(frozen=True)

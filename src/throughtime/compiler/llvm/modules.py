@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm import product as products
+from throughtime.compiler.llvm import tile
 from throughtime.compiler.llvm.abi import (
     ADD,
     COLUMN_ROWS,
@@ -13,15 +15,13 @@ from throughtime.compiler.llvm.abi import (
     Kind,
     most_rows,
 )
-from throughtime.compiler.llvm.cell.functions import (
+from throughtime.compiler.llvm.cell import (
     write_backward,
     write_cell_forward,
     write_phase_forward,
 )
 from throughtime.compiler.llvm.loops import backward, forward, rows, team
-from throughtime.compiler.llvm.products import product as products
-from throughtime.compiler.llvm.products import tile
-from throughtime.compiler.llvm.products.packing import (
+from throughtime.compiler.llvm.packing import (
     write_columns,
     write_lines,
     write_packing,

@@ -66,10 +66,6 @@ class Emit:
         """A number known now."""
         return Num(self.b, I64(value))
 
-    def truth(self, value: bool) -> Truth:
-        """A truth known now."""
-        return Truth(self.b, ir.IntType(1)(value))
-
     def place(self, pointer: Any) -> Num:
         """The address of what LLVM points to: a table, or memory of this function."""
         return Num(self.b, self.b.ptrtoint(pointer, I64))
@@ -78,9 +74,9 @@ class Emit:
         """An address as LLVM wants it."""
         return self.b.inttoptr(address.value, POINTER)
 
-    def word(self, address: Num, index: int = 0) -> Num:
+    def word(self, address: Num, index: Num | int = 0) -> Num:
         """The whole number in memory, `index` numbers after an address."""
-        return Num(self.b, self.b.load(self.pointer(address + 8 * index), typ=I64))
+        return Num(self.b, self.b.load(self.pointer(address + index * 8), typ=I64))
 
     def real(self, address: Num) -> Real:
         return Real(self.b, self._loaded(address, self.kind.real))

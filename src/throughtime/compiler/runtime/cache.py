@@ -79,10 +79,11 @@ def read(key: str) -> bytes | None:
     """The object kept under `key`, whole and unchanged, or None; a damaged one is deleted."""
     with suppress(OSError, _Refused), _open_folder() as folder:
         name = key + _OBJECT
-        payload = _unsealed(key, _read_own(name, folder))
-        if payload is None:
-            os.unlink(name, dir_fd=folder)
-        return payload
+        content = _read_own(name, folder)
+        payload = content[len(_MAGIC) + hashlib.sha256().digest_size :]
+        if content == _sealed(key, payload):
+            return payload
+        os.unlink(name, dir_fd=folder)
     return None
 
 
@@ -206,12 +207,6 @@ def _read_own(name: str, folder: int) -> bytes:
 
 def _sealed(key: str, payload: bytes) -> bytes:
     return _MAGIC + hashlib.sha256(key.encode() + payload).digest() + payload
-
-
-def _unsealed(key: str, content: bytes) -> bytes | None:
-    """The payload of a file's content, or None when the content is not what was sealed."""
-    payload = content[len(_MAGIC) + hashlib.sha256().digest_size :]
-    return payload if content == _sealed(key, payload) else None
 
 
 def _put(name: str, content: bytes, folder: int) -> None:

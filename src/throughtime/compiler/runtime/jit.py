@@ -17,7 +17,7 @@ from typing import Any
 
 from throughtime.compiler.runtime import cache
 from throughtime.compiler.runtime.machine import Machine, target_machine
-from throughtime.version import __version__
+from throughtime.environment import __version__
 
 # LLVM makes calls of these from copies and fills; an object may need nothing else of the process,
 # so that its bits depend on no other library.

@@ -20,14 +20,13 @@ from torch.utils.hooks import RemovableHandle
 
 from throughtime.backends.call import Result, packed_mask, unpack
 from throughtime.diagnosis.observe.calls import State
-from throughtime.diagnosis.observe.steps import restructure
+from throughtime.diagnosis.observe.steps import pad_packed, restructure
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.batch import Batch, States
-from throughtime.layers.border import Border
+from throughtime.layers import Recurrent, SequenceLayer
+from throughtime.layers.batch import Batch, Border, States, list_tensors, map_tensors
 from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.drop_in.convert import from_torch
-from throughtime.layers.recurrent import Recurrent, SequenceLayer
 
 Key = tuple[str, int, int]
 """Name of a module, number of a layer in it, and direction: 0 forward, 1 backward."""
@@ -139,13 +138,6 @@ def read_arguments(
     return x, state, options
 
 
-def list_tensors(value: Any) -> list[Tensor]:
-    """All tensors in a tuple of tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [] if value is None else [v for part in value for v in list_tensors(part)]
-
-
 @dataclass
 class WatchedCall:
     """One call of a recurrent module in a training step; its tensors are detached.
@@ -244,7 +236,8 @@ def _record(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) ->
     y, final = (
         out if isinstance(out, tuple) and not isinstance(out, PackedSequence) else (out, None)
     )
-    call = WatchedCall(name, ours, _detach(x), _detach(state), options, _detach(y), _detach(final))
+    x, state, seen, last = map_tensors((x, state, y, final), Tensor.detach)
+    call = WatchedCall(name, ours, x, state, options, seen, last)
     data = y.data if isinstance(y, PackedSequence) else y
     if data.requires_grad:
         data.register_hook(lambda d: setattr(call, "d_outputs", d))
@@ -257,15 +250,6 @@ def _record(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) ->
 def _record_final(call: WatchedCall, place: int, d: Tensor | None) -> None:
     if d is not None:  # torch passes None where only another tensor has a gradient
         call.d_final[place] = d
-
-
-def _detach(value: Any) -> Any:
-    """Tensors in tuples and packed sequences, detached."""
-    if isinstance(value, PackedSequence):
-        return value._replace(data=value.data.detach())
-    if isinstance(value, Tensor):
-        return value.detach()
-    return tuple(_detach(v) for v in value) if isinstance(value, tuple | list) else value
 
 
 ROWS = 8
@@ -304,19 +288,16 @@ def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
         )
     d_final = _read_final_gradient(call)
     d_y = None if call.d_outputs is None else call.time_major(call.d_outputs)
-    if batch.batch_sizes is not None:
-        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
-    elif d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
+    batch = pad_packed(batch)
+    if d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
         flat = d_y.flatten(0, 1)
         d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
     chosen = _find_longest(batch)[:rows]
     T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[chosen].max())
     inputs = batch.inputs and {n: v[:T, chosen] for n, v in batch.inputs.items()}
-    few = Batch(batch.x[:T, chosen], _take_rows(batch.state, chosen), inputs=inputs)
-    return WatchedRows(
-        few, None if d_y is None else d_y[:T, chosen].to(few.x), _take_rows(d_final, chosen)
-    )
+    state, d_final = map_tensors((batch.state, d_final), lambda v: v[:, chosen].detach())
+    few = Batch(batch.x[:T, chosen], state, inputs=inputs)
+    return WatchedRows(few, None if d_y is None else d_y[:T, chosen].to(few.x), d_final)
 
 
 def _make_batch(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
@@ -330,19 +311,11 @@ def _make_batch(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
             f"{tuple(data.shape)}"
         )
     if weight is not None and weight.dtype != data.dtype:
-        x, state, options = _cast((x, state, options), weight.dtype)
+        dtype = weight.dtype
+        x, state, options = map_tensors(
+            (x, state, options), lambda v: v.to(dtype) if v.is_floating_point() else v
+        )
     return call.layer.enter(x, state, **options)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Tensors of real numbers in tuples, dicts and packed sequences, in another dtype."""
-    if isinstance(value, PackedSequence):
-        return value._replace(data=value.data.to(dtype))
-    if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {n: _cast(v, dtype) for n, v in value.items()}
-    return tuple(_cast(v, dtype) for v in value) if isinstance(value, tuple | list) else value
 
 
 def _read_final_gradient(call: WatchedCall) -> States | None:
@@ -360,7 +333,3 @@ def _find_longest(batch: Batch) -> Tensor:
     if batch.lengths is None:
         return torch.arange(batch.x.shape[1], device=batch.x.device)
     return torch.nonzero(batch.lengths == batch.lengths.max()).flatten()
-
-
-def _take_rows(states: States | None, rows: Tensor) -> States | None:
-    return states and tuple(tuple(v[:, rows].detach() for v in s) for s in states)

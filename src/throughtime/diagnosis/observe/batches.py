@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
-from throughtime.layers.recurrent import SequenceLayer
+from throughtime.layers import SequenceLayer
+from throughtime.layers.batch import list_tensors
 
 MOST = 16
 """The most batches of an iterable that are used."""
@@ -56,21 +57,13 @@ def _check(batch: Any) -> None:
         raise ShapeError(f"a batch without input was given; {_RULE}")
     x, _ = _split_target(batch)
     values = x.values() if isinstance(x, Mapping) else x if _is_several(x) else (x,)
-    if not any(True for value in values for _ in _tensors(value)):
+    if not any(True for _ in list_tensors(tuple(values))):
         kinds = ", ".join(dict.fromkeys(type(v).__name__ for v in values))
         raise OptionError(f"the model's inputs must be tensors, got {kinds}; {_RULE}")
 
 
 def _is_several(x: Any) -> bool:
     return isinstance(x, tuple | list) and not isinstance(x, PackedSequence)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
 
 
 def _split_target(batch: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -260,7 +253,8 @@ def check_layers(layers: dict[str, SequenceLayer]) -> None:
         dtypes = {p.dtype for p in layer.parameters()}
         if not dtypes <= {torch.float32, torch.float64}:
             raise OptionError(
-                f"{words} is in {sorted(map(str, dtypes))}, in which gradients vanish early; "
+                f"{words} is in {' and '.join(sorted(map(str, dtypes)))}, in which gradients "
+                f"vanish early; "
                 f"call model.float() first"
             )
         if max(layer.dilations, default=1) > 1:
@@ -278,7 +272,8 @@ def check_weights(model: nn.Module) -> None:
 def check_loss(value: Any, output: Any) -> None:
     """Refuse a loss that is not finite, no single number, or depends on nothing that trains."""
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
+        got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+        raise OptionError(f"the loss must be a tensor with one number, got {got}; take its mean")
     if not bool(value.isfinite()):
         y = value if output is value else find_first_tensor(output)
         y = y.data if isinstance(y, PackedSequence) else y

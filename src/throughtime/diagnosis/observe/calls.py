@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnosis.observe.steps import (
     find_alive_steps,
     join_batches,
     move_to_front,
+    pad_packed,
     restructure,
 )
 from throughtime.errors import NotFiniteError, OptionError
-from throughtime.layers.batch import Batch, States
-from throughtime.layers.recurrent import SequenceLayer
+from throughtime.layers import SequenceLayer
+from throughtime.layers.batch import Batch, States, list_tensors
 
 State = tuple[Tensor, ...]
 
@@ -113,7 +113,7 @@ class Calls:
     ) -> None:
         """Find the call that this one continues, and join the two where gradients need it."""
         batch = call.batch
-        states = _flatten(batch.state)
+        states = list(list_tensors(batch.state))
         read = [batch.x, *(batch.inputs or {}).values()]
         groups = _find_sources(states), _find_sources(read, earlier if self.direct else None)
         by_state, by_input = ([c for c in earlier if c in group] for group in groups)
@@ -136,8 +136,8 @@ class Calls:
 
     def _continue(self, call: ModuleCall, before: ModuleCall, layer: SequenceLayer) -> None:
         """Compare a state with the final state before; where equal, take it from there."""
-        states, old = _flatten(call.batch.state), _flatten(before.batch.state)
-        old = old or _flatten(layer.initial_state(before.alive.shape[1]))
+        states, old = ([*list_tensors(one.batch.state)] for one in (call, before))
+        old = old or list(list_tensors(layer.initial_state(before.alive.shape[1])))
         new, same = before.computed[1:], _compare_rows(states, before.returned[1:])
         call.masked = not bool(same.all())
         call.changed = call.masked and not bool((same | _compare_rows(states, old)).all())
@@ -281,7 +281,7 @@ def _join(
     calls: Calls, batch: Batch, earlier: list[ModuleCall], *, inputs_only: bool = False
 ) -> Batch:
     """The batch, with gradients that also reach the results of these calls."""
-    states = [] if inputs_only else _flatten(batch.state)
+    states = [] if inputs_only else list(list_tensors(batch.state))
     values = [batch.x, *(batch.inputs or {}).values(), *states]
     values_read = [v for v in values if v.requires_grad]
     pairs = [(c, v, w) for c in earlier for v, w in zip(c.returned, c.computed, strict=True)
@@ -347,15 +347,7 @@ def _check_chain(before: ModuleCall, call: ModuleCall, layer: SequenceLayer, wor
 
 def _pad(batch: Batch) -> ModuleCall:
     """The call of a batch; one of packed rows is padded."""
-    batch = batch._replace(norms=None)
-    if batch.batch_sizes is not None:
-        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        batch = batch._replace(
-            x=unpack(batch.x, alive),
-            lengths=alive.sum(0),
-            batch_sizes=None,
-            inputs=batch.inputs and {n: unpack(v, alive) for n, v in batch.inputs.items()},
-        )
+    batch = pad_packed(batch._replace(norms=None))
     alive = find_alive_steps(batch)
     return ModuleCall(batch._replace(lengths=None) if bool(alive.all()) else batch, alive)
 
@@ -375,7 +367,3 @@ def join_calls(chain: list[ModuleCall]) -> Batch:
         inputs=inputs and {n: move_to_front(v, alive) for n, v in inputs.items()},
         lengths=None if bool(alive.all()) else alive.sum(0),
     )
-
-
-def _flatten(states: States | None) -> list[Tensor]:
-    return [v for s in states or () for v in s]

@@ -19,8 +19,8 @@ from throughtime.diagnosis.observe import LayerDirection, WatchedRows, locate
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, State, gradients_by
 from throughtime.diagnosis.observe.steps import Steps, move_to_end
 from throughtime.errors import NotFiniteError, ShapeError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
 from throughtime.scan.segments import Turn
 

@@ -28,10 +28,10 @@ from throughtime.diagnosis.observe.batches import (
 from throughtime.diagnosis.observe.calls import Calls
 from throughtime.diagnosis.observe.every_state import Path, carry_recorded, list_paths
 from throughtime.errors import NotFiniteError, OptionError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch
 from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.drop_in.convert import from_torch
-from throughtime.layers.recurrent import SequenceLayer
 
 Loss = Callable[..., Tensor]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from throughtime.backends.call import packed_mask, unpack
 from throughtime.cell.contract import Cell, Names
 from throughtime.cell.layout import WeightMatrix
 from throughtime.errors import OptionError, ShapeError
@@ -28,6 +29,14 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+def pad_packed(batch: Batch) -> Batch:
+    """A packed batch, which has no direct inputs, padded; another as it is."""
+    if batch.batch_sizes is None:
+        return batch
+    alive = packed_mask(batch.batch_sizes.to(batch.x.device))
+    return batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
 
 
 def find_alive_steps(batch: Batch) -> Tensor:
@@ -167,6 +176,16 @@ class Steps:
         return self.cell.step(a, Names("U", U), Names("s", state), p)
 
 
+def check_passage(layer: object) -> None:
+    """Raises TypeError where a layer is none of this package."""
+    if not isinstance(layer, Passage):
+        kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+        raise TypeError(
+            f"layer must be a recurrent layer of throughtime, got a {kind}; convert one of "
+            "torch.nn with throughtime.from_torch"
+        )
+
+
 @torch.no_grad()
 def list_steps(
     layer: Passage, batch: Batch, dtype: torch.dtype | None = torch.float64
@@ -181,9 +200,11 @@ def list_steps(
         dtype: of all tensors; None: the layer's.
 
     Raises:
+        TypeError: the layer is none of this package.
         ShapeError: no step.
         OptionError: the batch has resets, or is not finite.
     """
+    check_passage(layer)
     if batch.reset is not None or batch.batch_sizes is not None:
         raise OptionError("steps are looked at in padded batches without reset; cut at the resets")
     alive = find_alive_steps(batch)

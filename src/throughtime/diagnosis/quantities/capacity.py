@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from throughtime.diagnosis.observe import LayerDirection
-from throughtime.diagnosis.observe.steps import eval_mode
+from throughtime.diagnosis.observe.steps import check_passage, eval_mode
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -68,6 +67,7 @@ def memory_capacity(
 
     Source: Jaeger, Short Term Memory in Echo State Networks (2001).
     """
+    check_passage(layer)
     widest = max((sum(w) for w in layer.widths), default=0)
     lags = 2 * widest if lags is None else lags
     samples = max(2500, 20 * widest) if samples is None else samples
@@ -146,7 +146,7 @@ def read_back(
         state_width=states.shape[-1],
         r2_by_lag=tuple(r2),
         capacity=sum(r2),
-        memory_steps=_find_memory(r2),
+        memory_steps=max((k for k, v in enumerate(r2) if v > 0.5), default=-1),
         noise_line=line,
         held_out_steps=len(truth),
     )
@@ -187,7 +187,3 @@ def _squared_correlation(guess: Tensor, truth: Tensor) -> Tensor:
     g, u = guess - guess.mean(0), truth - truth.mean(0)
     size = (g * g).sum(0) * (u * u).sum(0)
     return torch.where(size > 0, (g * u).sum(0) ** 2 / size.clamp_min(1e-300), 0)
-
-
-def _find_memory(r2: Sequence[float]) -> int:
-    return max((k for k, v in enumerate(r2) if v > 0.5), default=-1)

@@ -116,9 +116,8 @@ def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = 
     norms: list[float] = []
     shrinks: list[float] = []
     cosines: list[float] = []
-    halves: list[Tensor | float] = [0.0, 0.0]
-    clipped_sum: Tensor | float = 0.0
-    clipped = 0
+    zero = torch.zeros((), device="cpu")
+    halves, clipped_sum, clipped = [zero, zero], zero, 0
     for number, g in enumerate(gradients):
         g = _check(g, number)
         u, norm = g if threshold is None else _clip(g, threshold, kind), float(g.norm())
@@ -134,15 +133,15 @@ def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = 
 def _summarise(
     kind: str, threshold: float | None, clipped: int,
     each: tuple[list[float], list[float], list[float]],
-    halves: list[Tensor | float], clipped_sum: Tensor | float,
+    halves: list[Tensor], clipped_sum: Tensor,
 ) -> Clipping:  # fmt: skip
     """All the numbers from the sums over the batches."""
     norms, shrinks, cosines = each
     M = len(norms)
     if M < 2:
         raise OptionError(f"what clipping does to the mean shows over at least 2 batches, got {M}")
-    even, odd, clipped_all = (_tensor(v) for v in (*halves, clipped_sum))
-    mean, clipped_mean = (even + odd) / M, clipped_all / M
+    even, odd = halves
+    mean, clipped_mean = (even + odd) / M, clipped_sum / M
     size = float(mean.norm())
     if size == 0:
         raise OptionError("the mean gradient is zero, so there is nothing to clip")
@@ -160,10 +159,6 @@ def _summarise(
         split_half_cosine=_cosine(even, odd),
         noise_scale_batches=max(0.0, spread) / size**2,
     )
-
-
-def _tensor(value: Tensor | float) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 
 def _check(g: Tensor, number: int) -> Tensor:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.steps import eval_mode, find_alive_steps, move_to_end
+from throughtime.diagnosis.observe.steps import (
+    check_passage,
+    eval_mode,
+    find_alive_steps,
+    move_to_end,
+)
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.checks import check_size
@@ -55,6 +60,7 @@ def connectivity(
 
     Source: Madsen, Visualizing Memorization in RNNs (Distill, 2019).
     """
+    check_passage(layer)
     check_size("shown", shown)
     check_size("rows", rows)
     T = batch.x.shape[0]

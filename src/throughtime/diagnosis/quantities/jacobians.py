@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.steps import Steps, group_by_length, list_steps, take_rows
+from throughtime.diagnosis.observe.steps import (
+    Steps,
+    check_passage,
+    group_by_length,
+    list_steps,
+    take_rows,
+)
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.checks import check_size
@@ -76,6 +82,7 @@ def jacobians(layer: Passage, batch: Batch, *, rows: int = 2) -> tuple[Jacobians
 
     Source: Vogt, Puelma Touzel, Shlizerman and Lajoie, On Lyapunov Exponents for RNNs (2020).
     """
+    check_passage(layer)
     check_size("rows", rows)
     if max(layer.dilations, default=1) > 1:
         raise OptionError("Jacobians are taken of layers without dilation")

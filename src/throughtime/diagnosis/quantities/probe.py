@@ -14,8 +14,8 @@ from throughtime.diagnosis.observe import one_thread
 from throughtime.diagnosis.observe.batches import list_batches
 from throughtime.diagnosis.observe.examined import ExaminedModel, ModelRun
 from throughtime.errors import OptionError, ShapeError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch
-from throughtime.layers.recurrent import SequenceLayer
 
 DECAY = 1e-3
 """Weight decay of the read-outs, whose inputs have deviation 1."""

@@ -25,9 +25,9 @@ from throughtime.diagnosis.observe.every_state import (
 )
 from throughtime.diagnosis.quantities.gates import measure_share_at_ends, record_activities
 from throughtime.errors import OptionError, ShapeError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch
 from throughtime.layers.options import merge_directions
-from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
 
 
@@ -155,9 +155,9 @@ class Pulse(LayerDirection):
         """The layer's name, as in `encoder.0` and `encoder.0.backward`."""
         return f"{self.name or 'model'}.{self.layer}{'.backward' if self.direction else ''}"
 
-    def horizon_steps(self, share: float = 1e-3) -> int | None:
-        """The first lag at which rho is below the share; None where there is none."""
-        level, before = math.log10(share), (0, 0.0)
+    def horizon_steps(self) -> int | None:
+        """The first lag at which rho is below 1/1000; None where there is none."""
+        level, before = -3.0, (0, 0.0)
         for k, value in self.log10_rho.items():
             if value < level:
                 drop = before[1] - value
@@ -195,7 +195,7 @@ def measure_pulses(
     )
 
 
-def list_lags(steps: int, lag: int | None = None) -> list[int]:
+def list_lags(steps: int, lag: int | None) -> list[int]:
     """0, ..., (T - 1) / 9, (T - 1) / 3, T - 1; and `lag` where it is below T."""
     lags, k = {0} if lag is None or lag >= steps else {0, lag}, steps - 1
     while k:

@@ -24,11 +24,11 @@ from throughtime.diagnosis.observe.steps import (
     take_rows,
 )
 from throughtime.errors import OptionError
-from throughtime.layers.batch import Batch, States
+from throughtime.layers import SequenceLayer
+from throughtime.layers.batch import Batch, States, map_tensors
 from throughtime.layers.checks import check_size
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import merge_directions
-from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def _collect(layer: SequenceLayer, calls: Calls, loss: Tensor) -> IncomingGradie
     by_call = [tuple(next(sent) for _ in call.returned) for call in chain]
     d_weights = gradients_by(loss, [*weights.values()])
     return IncomingGradient(
-        batch=_detach(join_calls(chain)),
+        batch=map_tensors(join_calls(chain), Tensor.detach),
         d_outputs=move_to_front(
             torch.cat([d[0] for d in by_call]), torch.cat([c.alive for c in chain])
         ),
@@ -341,15 +341,6 @@ def _run_rows(
     sent = [d_y, *(d for s in d_states for d in s)]
     gradients = torch.autograd.grad(values, weights, sent, materialize_grads=True)
     return IncomingGradient(batch, d_y, d_states, dict(zip(names, gradients, strict=True)))
-
-
-def _detach(batch: Batch) -> Batch:
-    state, inputs = batch.state, batch.inputs
-    return batch._replace(
-        x=batch.x.detach(),
-        state=state and tuple(tuple(v.detach() for v in s) for s in state),
-        inputs=inputs and {n: v.detach() for n, v in inputs.items()},
-    )
 
 
 def split_merge(layer: SequenceLayer, incoming: IncomingGradient, d: int) -> Tensor:

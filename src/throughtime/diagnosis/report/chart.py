@@ -8,13 +8,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from throughtime.errors import missing_extra
+from throughtime.errors import import_extra
 
-try:
-    import plotly.graph_objects as go
-    from plotly.offline import get_plotlyjs
-except ModuleNotFoundError as error:
-    raise missing_extra("plotly", "train") from error
+go = import_extra("plotly.graph_objects", "train")
 
 DASHES = {"solid": "", "dash": "7 4", "dot": "2 3"}
 WIDTH, LINE, LONGEST, TOP = 2, 17, 22, 24
@@ -24,7 +20,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 def read_library() -> str:
     """plotly.js, as one script."""
-    script: str = get_plotlyjs()
+    script: str = import_extra("plotly.offline", "train").get_plotlyjs()
     return script
 
 

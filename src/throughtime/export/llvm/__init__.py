@@ -16,8 +16,8 @@ from throughtime.errors import BackendError, OptionError
 from throughtime.export.folder import (
     Exported,
     describe,
+    fill_template,
     format_limit,
-    read_template,
     write_folder,
     write_header,
     write_self_test,
@@ -189,10 +189,6 @@ def _check_needs(image: bytes, target: str) -> None:
         )
 
 
-def write_loader(name: str) -> str:
-    return read_template("loader.mjs").replace("@", name)
-
-
 def write_browser_files(
     program: Program, x: Values, y: Values, image: bytes, sizes: tuple[int, int]
 ) -> dict[str, str | bytes]:
@@ -212,7 +208,7 @@ def write_browser_files(
     module = link(image, functions, numbers, 4 * work)
     return {
         ".wasm": module,
-        ".mjs": write_loader(name),
+        ".mjs": fill_template("loader.mjs", name),
         "_test.mjs": _write_test(program, x, y),
         ".html": _write_page(program, module),
     }
@@ -220,12 +216,8 @@ def write_browser_files(
 
 def _write_test(program: Program, x: Values, y: Values) -> str:
     """Recorded inputs and outputs in node; prints PASS or FAIL."""
-    text = (
-        read_template("test.mjs")
-        .replace("INPUTS", _list_numbers(x))
-        .replace("OUTPUTS", _list_numbers(y))
-    )
-    return text.replace("LIMIT", format_limit(y)).replace("@", program.name)
+    words = {"INPUTS": _list_numbers(x), "OUTPUTS": _list_numbers(y), "LIMIT": format_limit(y)}
+    return fill_template("test.mjs", program.name, **words)
 
 
 def _list_numbers(values: Values) -> str:
@@ -234,8 +226,8 @@ def _list_numbers(values: Values) -> str:
 
 def _write_page(program: Program, module: bytes) -> str:
     """The net in a browser, in one file that needs no server."""
-    script = read_template("loader.mjs").replace("export async function", "async function")
     names = json.dumps(list(program.inputs)).replace("</", "<\\/")
-    text = read_template("page.html").replace("LOADER", script).replace("NAMES", names)
-    text = text.replace("WASM", base64.b64encode(module).decode())
-    return text.replace("@", program.name)
+    loader = {"export async function": "async function"}
+    words = {"LOADER": fill_template("loader.mjs", "@", **loader), "NAMES": names,
+             "WASM": base64.b64encode(module).decode()}  # fmt: skip
+    return fill_template("page.html", program.name, **words)

@@ -10,10 +10,10 @@ import numpy as np
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.cell.pointwise import Pointwise
-from throughtime.compiler.llvm.cell.sweeps import STRANDS, folded
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.maths import operations
+from throughtime.compiler.llvm.pointwise import Pointwise
+from throughtime.compiler.llvm.sweeps import STRANDS, folded
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
 from throughtime.export.llvm.sums import Constants, Strides, Sums, pad_count

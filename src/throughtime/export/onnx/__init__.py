@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from throughtime.backends.call import Call, step_count
+from throughtime.backends.call import Call, sequence_count, step_count
 from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
 from throughtime.cell.registry import find_cell
 from throughtime.compiler.passes import HIDDEN
+from throughtime.environment import __version__
 from throughtime.errors import OptionError, TransformError
 from throughtime.export.layer import check_each_step, make_norm_function, trace_function
 from throughtime.export.onnx.layers import (
@@ -44,7 +45,6 @@ from throughtime.export.pieces import (
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.scan.operator import unflatten
-from throughtime.version import __version__
 
 _LEAST_OPSET: Final = 18
 
@@ -157,7 +157,7 @@ class _Model:
         if set(layer.dilations) != {1}:
             raise OptionError("a dilated layer has no form in ONNX here; use dilation=1")
         for i in range(len(layer.widths)):
-            call = layer._example(i, 1, 1, False, False, False)
+            call = layer._example(i)
             states = self._write_states(call)
             backward = layer is not module
             inputs = LayerInputs(
@@ -274,7 +274,7 @@ def decompose(
     parts = [_run_scan(call, d) for d in range(call.directions)]
     count = len(call.cell.state_names)
     finals = [torch.stack([last[k] for last, _ in parts]) for k in range(count)]
-    sequences = [torch.stack([ys[k] for _, ys in parts], 2) for k in range(call.sequences)]
+    sequences = [torch.stack([ys[k] for _, ys in parts], 2) for k in range(sequence_count(call))]
     return [*sequences, *finals]
 
 
@@ -305,7 +305,7 @@ def _run_scan(call: Call, d: int) -> tuple[State, State]:
     scanned = _list_scanned(call, d)
     names = list(scanned)
     shared = {n: v for n, v in call.weights[d].items() if n not in ("weight_ih", "bias_ih")}
-    count, sequences = len(call.cell.state_names), call.sequences
+    count, sequences = len(call.cell.state_names), sequence_count(call)
 
     def combine(*values: Tensor) -> list[Tensor]:
         old, rest = list(values[:count]), values[count:]

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.operands import masks_of
-from throughtime.backends.cpu.unshare import call_apart
+from throughtime.backends.cpu.operands import unshare_call
+from throughtime.backends.cpu.schedule import masks_of
 from throughtime.compiler.graph import BOOLEAN, Graph
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.errors import OptionError
@@ -264,7 +264,7 @@ def _write_scans(
     axis = [out.integers(k) for k in (0, 2)]
     ys, finals = list[str](), list[list[str]]()
     for d in range(call.directions):
-        one = call_apart(call.direction(d))
+        one = unshare_call(call.direction(d))
         at = out.constant(np.array(d, np.int64))
         starts = [out.add("Gather", s, at, axis=0) for s in states]
         y, *last = _Scan(out, one, inputs, starts).write(backward=inputs.backward or d == 1)

@@ -27,7 +27,7 @@ from throughtime.export.operators import (
     make_cell,
 )
 from throughtime.export.program import Values
-from throughtime.layers.recurrent import Recurrent
+from throughtime.layers import Recurrent
 
 _INPUTS: Final = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _USUAL: Final = {

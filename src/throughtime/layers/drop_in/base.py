@@ -13,21 +13,20 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends import Choice, cpu
+from throughtime.backends.call import is_traced
 from throughtime.backends.torch_kernels import (
     KERNELS,
     ONE_LARGE_STEP,
     carries_stack,
     is_large_step,
 )
-from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
-from throughtime.layers.batch import Batch, States
-from throughtime.layers.border import Border, enter
+from throughtime.layers import SequenceLayer
+from throughtime.layers.batch import Batch, Border, States, enter
 from throughtime.layers.checks import check_counts, check_packed, count_first_rows
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
 from throughtime.layers.module import check_nothing_more, write_node
 from throughtime.layers.options import Options
-from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan.prepared import BACKENDS, ShortWay
 
 

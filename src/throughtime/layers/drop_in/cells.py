@@ -11,14 +11,13 @@ from torch.fx import Proxy
 
 from throughtime import backends
 from throughtime.backends import Choice, check_backend, cpu
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, is_traced
 from throughtime.backends.torch_kernels import (
     ONE_LARGE_STEP,
     STEPS,
     carries_stack,
     is_large_step,
 )
-from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU

@@ -13,16 +13,17 @@ from torch.nn.utils import parametrize
 
 from throughtime.backends import check_backend
 from throughtime.errors import OptionError
-from throughtime.layers.drop_in import cells, layers
+from throughtime.layers import drop_in
+from throughtime.layers.drop_in import cells
 from throughtime.layers.drop_in.base import DropIn
 from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Options
-from throughtime.layers.unroll import StepNetwork
+from throughtime.layers.through_time import StepNetwork
 from throughtime.torch_private import parametrize_anew
 
 _OURS: dict[type[nn.Module], Any] = {
-    nn.RNN: layers.RNN, nn.LSTM: layers.LSTM, nn.GRU: layers.GRU, nn.RNNCell: cells.RNNCell,
+    nn.RNN: drop_in.RNN, nn.LSTM: drop_in.LSTM, nn.GRU: drop_in.GRU, nn.RNNCell: cells.RNNCell,
     nn.LSTMCell: cells.LSTMCell, nn.GRUCell: cells.GRUCell,
 }  # fmt: skip
 _ARGUMENTS = (

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from throughtime.backends.cpu.stream.stack import Stack
 from throughtime.backends.cpu.stream.stream import CompiledStream
 from throughtime.errors import OptionError
-from throughtime.layers.batch import States
-from throughtime.layers.drop_in.cells import DropInCell
+from throughtime.layers.batch import States, list_tensors
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.border import list_tensors
 from throughtime.layers.stream.parts import RAISED, Parts, find_parts
 
 
@@ -54,7 +52,7 @@ def _check_carried(model: nn.Module) -> None:
     """No part of the model has a state that the stream does not carry."""
     for name, part in model.named_modules():
         kind, place = type(part), name or "the model"
-        if isinstance(part, nn.RNNCellBase | DropInCell):
+        if isinstance(part, nn.RNNCellBase):
             raise OptionError(
                 f"{place} is a {kind.__name__}, one step whose state a stream does not carry; "
                 f"use a layer in its place: throughtime.RNN, LSTM or GRU"

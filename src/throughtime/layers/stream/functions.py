@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from throughtime.backends.cpu.stream.part import RowFunction
+from throughtime.backends.cpu.stream.layer import RowFunction
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Builder, Graph
 from throughtime.compiler.passes import HIDDEN, expand, find_widths

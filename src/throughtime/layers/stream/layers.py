@@ -1,4 +1,4 @@
-"""A model one step at a time, layer by layer, each part in one call."""
+"""A model one step at a time, layer by layer, each part in one call; x and y as users have them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,9 @@ from throughtime.backends import choose
 from throughtime.backends.cpu.stream.memory import Array
 from throughtime.backends.cpu.stream.stack import Stack
 from throughtime.backends.cpu.stream.stream import CompiledStream
-from throughtime.errors import OptionError
-from throughtime.layers.batch import States
-from throughtime.layers.border import Border
+from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.batch import Border, States, list_tensors, map_tensors
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.border import (
-    find_array_dtypes,
-    is_flat,
-    list_tensors,
-    make_sequence,
-    map_tensors,
-    replace_rows,
-    select_rows,
-    write_out,
-)
 from throughtime.layers.stream.frozen import Frozen
 
 
@@ -72,7 +61,7 @@ class Step(nn.Module):
         self.layer = layer
         self.chooses = layer.backend == "auto"
         counts = range(len(layer.widths)) if self.chooses else ()
-        calls = (layer._example(i, 1, batch, False, False, False) for i in counts)
+        calls = (layer._example(i, 1, batch) for i in counts)
         self.compiled = self.chooses and all(choose(call).name == "cpu" for call in calls)
         self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch
@@ -132,7 +121,7 @@ class Step(nn.Module):
             self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
         batch, border = self.layer.enter(x, None, **options)
         whole = self.state
-        y, results = self.layer.carry_call(batch._replace(state=select_rows(whole, self.now.rows)))
+        y, results = self.layer.carry_call(batch._replace(state=_select_rows(whole, self.now.rows)))
         new = tuple(r.final for r in results)
         self.state = replace_rows(whole, self.now.rows, new)
         return self._leave(y, new, border)
@@ -232,10 +221,10 @@ class LayerByLayer:
             step.now.rows = rows
         states = [step.save() for step in self.steps]
         try:
-            y = self._run(v, options, is_flat(x, batch))
+            y = self._run(v, options, _is_flat(x, batch))
             if isinstance(x, np.ndarray):
                 y = map_tensors(y, lambda v: v.cpu().numpy())
-            return y if out is None else write_out(out, y)
+            return y if out is None else _write_out(out, y)
         except BaseException:
             for step, state in zip(self.steps, states, strict=True):
                 step.restore(state)
@@ -246,7 +235,7 @@ class LayerByLayer:
 
     def _make_sequences(self, x: Any, batch: int, options: dict[str, Any]) -> Tensor:
         """x as a sequence of one step; direct inputs likewise, in place."""
-        arrays = find_array_dtypes(x, options.get("inputs"))
+        arrays = _find_array_dtypes(x, options.get("inputs"))
         for step in self.steps:
             step.now.arrays = arrays
         border = batch, self.steps[0].device, self.time
@@ -294,3 +283,72 @@ class LayerByLayer:
 
         outputs = tuple(v for v in y if not is_state(v))
         return (outputs or y)[0] if len(outputs) < 2 else outputs
+
+
+def make_sequence(name: str, x: Any, batch: int, device: torch.device, time: int) -> Tensor:
+    """A tensor or array (B, I), or of one row (I,), as a sequence of one step; or tokens (B,)."""
+    if not isinstance(x, Tensor | np.ndarray):
+        raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(x).__name__}")
+    v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy()).to(device)
+    if _are_tokens(v, batch):
+        v = v if isinstance(x, Tensor) else v.long()  # embeddings take few of NumPy's dtypes
+        return v.reshape(batch).unsqueeze(time)
+    v = v.unsqueeze(0) if v.dim() == 1 and batch == 1 else v
+    if v.dim() != 2 or v.shape[0] != batch:
+        raise ShapeError(
+            f"one step of this stream is ({batch}, I), one row for each of its batch, "
+            f"got {tuple(x.shape)} for {name}"
+        )
+    return v.unsqueeze(time)
+
+
+def _are_tokens(x: Tensor | Array, batch: int) -> bool:
+    """Whether x holds one whole number for each row, which a model looks up."""
+    if isinstance(x, Tensor):
+        whole = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+    else:
+        whole = x.dtype.kind in "iu"
+    return whole and (x.shape == (batch,) or (batch == 1 and x.ndim == 0))
+
+
+def _is_flat(x: Any, batch: int) -> bool:
+    """Whether x is one row alone, without the dimension of rows."""
+    if batch != 1 or not isinstance(x, Tensor | np.ndarray):
+        return False
+    return x.ndim == 0 or (x.ndim == 1 and not _are_tokens(x, 1))
+
+
+def _find_array_dtypes(x: Any, inputs: Any) -> frozenset[torch.dtype]:
+    """The dtypes of the inputs that are NumPy arrays."""
+    values = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
+    kinds = {v.dtype for v in values if isinstance(v, np.ndarray)}
+    return frozenset(torch.from_numpy(np.empty(0, kind)).dtype for kind in kinds)
+
+
+def _write_out(out: Any, y: Any) -> Any:
+    """`out` with the result in it; it must be of the result's kind, shape and dtype."""
+    if type(out) is not type(y) or out.shape != y.shape or out.dtype != y.dtype:
+        got = f"{tuple(out.shape)} {out.dtype}" if hasattr(out, "dtype") else ""
+        raise ShapeError(
+            f"out must be a {type(y).__name__} {tuple(y.shape)} {y.dtype} as the result is, "
+            f"got a {type(out).__name__} {got}".rstrip()
+        )
+    out[...] = y
+    return out
+
+
+def _select_rows(state: States, rows: Any) -> States:
+    """The state of some rows, or of all (None)."""
+    if rows is None:
+        return state
+    return tuple(tuple(v[:, rows] for v in s) for s in state)
+
+
+def replace_rows(state: States, rows: Any, new: States) -> States:
+    if rows is None:
+        return new
+    states = tuple(tuple(v.clone() for v in s) for s in state)
+    for s, part in zip(states, new, strict=True):
+        for v, w in zip(s, part, strict=True):
+            v[:, rows] = w
+    return states

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from throughtime.backends import cpu
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.stream.part import (
+from throughtime.backends.cpu.stream.layer import (
     LookupTable,
     Part,
     PartProduct,
@@ -198,7 +198,7 @@ def _list_calls(layer: Any) -> list[Call]:
         raise NoParts(f"{type(layer).__name__} is changed in your own code")
     if layer.backend not in ("auto", "cpu"):
         raise NoParts(f"a layer has backend={layer.backend!r}")
-    calls = [layer._example(i, 1, 1, False, False, False) for i in range(len(layer.widths))]
+    calls = [layer._example(i) for i in range(len(layer.widths))]
     for call in calls:
         reason = cpu.refuses(call)
         if reason is not None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import OptionError
+from throughtime.layers.batch import list_tensors
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.border import list_tensors
 from throughtime.layers.stream.frozen import ROWS, STEPS, Frozen, is_close, make_inputs
 from throughtime.layers.stream.layers import LayerByLayer, Step
 from throughtime.layers.stream.parts import RAISED

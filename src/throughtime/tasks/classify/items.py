@@ -189,7 +189,7 @@ def encode_items(sequences: Sequences, facts: Labels) -> Items:
 
 def find_gaps(values: list[Numbers], times: list[Numbers]) -> float:
     """The step in the middle where values are missing or times uneven; 0 where neither is."""
-    differences = np.concatenate([np.diff(one) for one in times])
+    differences = np.concatenate([np.zeros(0), *(np.diff(one) for one in times)])
     missing = not all(np.isfinite(one).all() for one in values)
     step, even = find_step(differences[differences > 0])
     even = even and bool(np.allclose(differences, step, rtol=1e-3))

@@ -174,10 +174,11 @@ def _find_ends(
     for one in series:
         if len(one) < least:
             name = f"series {one.name}" if facts.series else "the series"
+            cures = [f"give a --horizon of at most {len(one) // 4}"] if len(one) >= 4 else []
+            cures += ["take the series out"] if facts.series else []
             raise DataError(
                 f"{name} of {table.name} must have at least 4 horizons, {least} steps, and it has "
-                f"{len(one)}, in {one.seen} rows; give a --horizon of at most {len(one) // 4}"
-                + (", or take the series out" if facts.series else "")
+                f"{len(one)}, in {one.seen} rows; {', or '.join(cures) or 'add rows'}"
             )
     first = min(float(one.times[0]) for one in series)
     last = max(float(one.times[-1]) for one in series)

@@ -220,9 +220,14 @@ def fit_line(windows: Windows) -> Tensor:
     Returns:
         Weights (1 + lags D, horizon D) of `lag_features`.
     """
+    return _fit_lags(windows)[1]
+
+
+def _fit_lags(windows: Windows) -> tuple[float, Tensor]:
+    """The error on the validation windows, and the weights."""
     train, other = _train_origins(windows), windows.few("validation")
     one, two = (_lag_problem(windows, origins) for origins in (train, other))
-    return _select_ridge(one, two, [one[0].shape[1]])[1]
+    return _select_ridge(one, two, [one[0].shape[1]])
 
 
 def fit_linear_part(windows: Windows) -> tuple[Tensor, bool]:
@@ -232,14 +237,11 @@ def fit_linear_part(windows: Windows) -> tuple[Tensor, bool]:
         Weights of `lag_features` or `season_features`, whichever forecasts the validation windows
         better, and whether it is the latter.
     """
-    train, other = _train_origins(windows), windows.few("validation")
-    one, two = (_lag_problem(windows, origins) for origins in (train, other))
-    error, plain = _select_ridge(one, two, [one[0].shape[1]])
+    error, plain = _fit_lags(windows)
     if not windows.channels.seasonal:
         return plain, False
-    one, two = (
-        _season_problem(windows, origins) for origins in (thin(windows.learned, _MOST), other)
-    )
+    learned, other = thin(windows.learned, _MOST), windows.few("validation")
+    one, two = (_season_problem(windows, origins) for origins in (learned, other))
     count, most = windows.channels.targets, one[0].shape[1]
     reads = {min(most, 1 + count * many * windows.horizon) for many in _HORIZONS}
     other_error, seasonal = _select_ridge(one, two, sorted(reads | {most}))

@@ -23,12 +23,11 @@ from throughtime.tasks.language.text import (
     TextUnits,
     Tokens,
     find_text,
-    hash_text,
     read_text,
     split_units,
 )
 from throughtime.tasks.recipe import Recipe, check_unchanged
-from throughtime.tasks.tables.task import FileTask
+from throughtime.tasks.tables.task import FileTask, hash_text
 from throughtime.tasks.task import (
     Batch,
     BuiltWhenIndexed,
@@ -187,7 +186,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         return self.vocabulary.encode(self._part("train"))
 
     def model(self) -> nn.Module:
-        return NextUnit(self.recipe, len(self.vocabulary), self.facts.rows)
+        return NextUnit(self.recipe, len(self.vocabulary.units), self.facts.rows)
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """The training part in `rows` pieces side by side, from a first unit that is drawn."""
@@ -243,7 +242,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     @cached_property
     def _grams(self) -> Grams:
-        return Grams(self._train.numbers.numpy(), len(self.vocabulary))
+        return Grams(self._train.numbers.numpy(), len(self.vocabulary.units))
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
         """On all of another text."""
@@ -264,7 +263,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     def describe_unseen(self, items: Sequence[str]) -> list[str]:
         kind = self.recipe.units
         units = {unit.strip() or unit for text in items for unit in split_units(text, kind)
-                 if unit not in self.vocabulary.numbers}  # fmt: skip
+                 if unit not in self.vocabulary.units}  # fmt: skip
         new = sorted(units)[:_UNSEEN]
         return [f"training had no {kind} {' '.join(new)}"] if new else []
 
@@ -281,7 +280,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         _check_writing(length, temperature, seed)
         numbers = self.vocabulary.encode(prompt or "\n").numbers
         written = model.write(numbers, length, temperature, seed)
-        return (self.vocabulary.names[number] for number in written)
+        return map(self.vocabulary.units.unit, written)
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
@@ -290,7 +289,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     def step_bytes(self) -> int:
         recipe = self.recipe
-        width = recipe.hidden * recipe.layers + 2 * len(self.vocabulary)
+        width = recipe.hidden * recipe.layers + 2 * len(self.vocabulary.units)
         return 4 * self.facts.rows * recipe.length * width
 
     def _examples(self, model: nn.Module, text: str) -> tuple[Example, ...]:

@@ -3,7 +3,6 @@ the counts of sequences of units."""
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import math
 import re
@@ -19,7 +18,13 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.task import BUILTIN, FileFacts, most_frequent
+from throughtime.tasks.tables.task import (
+    BUILTIN,
+    FileFacts,
+    Vocabulary,
+    hash_text,
+    most_frequent,
+)
 
 _MOST = 20_000  # words of a vocabulary
 _UNITS = re.compile(r" ?\w+| ?[^\w\s]+|\s", re.UNICODE)  # words and marks with the space before
@@ -114,10 +119,6 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
                      letters=_count_letters(parts["training"]))  # fmt: skip
 
 
-def hash_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _find_line_end(text: str, place: int) -> int:
     """The end of the line at a place, where one ends nearby."""
     end = text.find("\n", place, place + 1000)
@@ -160,17 +161,13 @@ class TextUnits:
 
     def __init__(self, facts: TextFacts, units: str) -> None:
         self.kind, self.facts = units, facts
-        self.names = ["", *facts.units]
-        self.numbers = {unit: number for number, unit in enumerate(self.names) if number}
-
-    def __len__(self) -> int:
-        return len(self.names)
+        self.units = Vocabulary(facts.units, first=UNKNOWN + 1, unknown=UNKNOWN)
 
     def encode(self, text: str) -> Tokens:
         """The text as numbers."""
         pieces = split_units(text, self.kind)
-        numbers = torch.tensor([self.numbers.get(piece, UNKNOWN) for piece in pieces])
-        spelled = [self._spelled(piece) if piece not in self.numbers else 0.0 for piece in pieces]
+        numbers = torch.tensor([self.units.number(piece) for piece in pieces])
+        spelled = [self._spelled(piece) if piece not in self.units else 0.0 for piece in pieces]
         return Tokens(numbers.long(), np.array(spelled), np.array([len(one) for one in pieces]))
 
     def _spelled(self, unit: str) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 Numbers = NDArray[np.float64]
+_MOST = 1e100  # whose squares float64 can sum
 T = TypeVar("T")
 
 
@@ -105,20 +106,23 @@ class DataTable:
         import polars as pl
 
         values = self.frame[column]
-        cast = values.cast(pl.Float64, strict=False)
+        if values.dtype in (pl.Categorical, pl.Enum):
+            values = values.cast(pl.String)
+        cast = pl.Series([None] * len(values), dtype=pl.Float64)
+        if self.is_number(column) or values.dtype in (pl.String, pl.Null):
+            cast = values.cast(pl.Float64, strict=False)
         wrong = (cast.is_null() & values.is_not_null()).arg_true()
         if len(wrong):
-            row = int(wrong[0])
             raise DataError(
-                f"column {column} must hold numbers, and {self.place(row)} has "
-                f"{short(values[row])}; mend that value, or leave it empty"
+                f"column {column} must hold numbers, and {self._show_cell(column, int(wrong[0]))}; "
+                "mend that value, or leave it empty"
             )
         numbers = cast.to_numpy().astype(np.float64)
-        infinite = np.isinf(numbers).nonzero()[0]
-        if len(infinite):
+        wild = (np.abs(numbers) > _MOST).nonzero()[0]
+        if len(wild):
             raise DataError(
-                f"column {column} must hold finite numbers, and {self.place(int(infinite[0]))} "
-                f"has {numbers[infinite[0]]}; mend that value, or leave it empty"
+                f"column {column} must hold finite numbers of at most {_MOST:g} in size, and "
+                f"{self._show_cell(column, int(wild[0]))}; mend that value, or leave it empty"
             )
         return numbers
 
@@ -130,7 +134,7 @@ class DataTable:
         """
         import polars as pl
 
-        values = self.take_filled(column)
+        values = self._take_words(column)
         if values.dtype != pl.Categorical:
             values = values.cast(pl.String).cast(pl.Categorical)
         firsts = values.to_physical().to_numpy()
@@ -148,7 +152,26 @@ class DataTable:
         """
         import polars as pl
 
-        return self.take_filled(column).cast(pl.String).to_list()
+        return self._take_words(column).cast(pl.String).to_list()
+
+    def _take_words(self, column: str) -> pl.Series:
+        """A column that has in every row what may be written as one word.
+
+        Raises:
+            DataError: one has none, or a list or an object; names its row.
+        """
+        values = self.take_filled(column)
+        if values.dtype.is_nested() or str(values.dtype) == "Object":
+            raise DataError(
+                f"column {column} must hold one text or number a row, and "
+                f"{self._show_cell(column, 0)}; name another"
+            )
+        return values
+
+    def _show_cell(self, column: str, row: int) -> str:
+        """Where a value stands and what it is, `line 7 of sales.csv has 'x'`."""
+        (value,) = self.frame[column].slice(row, 1).to_list()
+        return f"{self.place(row)} has {short(value)}"
 
     def take_filled(self, column: str, what: str = "value") -> pl.Series:
         """A column that has a value in every row.

@@ -27,9 +27,18 @@ _WORDS = ("%d-%B-%Y", "%d %B %Y", "%B-%d-%Y", "%B %d %Y", "%B %d, %Y", "%d-%B-%y
 _DAYS = (*_FIGURES, *_SHORT, *_WORDS)
 _YEARS, _DAY_NUMBERS = (1000, 3000), (18000101, 22001231)
 _HOURS = (" %H:%M", " %H:%M:%S", "T%H:%M", "T%H:%M:%S", " %H:%M:%S%.f", "T%H:%M:%S%.f")
+_HALVES = (" %I:%M %p", " %I:%M:%S %p")
+_BARE = {  # forms without a day: what is in the text, what makes a day of it, and the form then
+    "%Y-%m": (r"^(\d{4}-\d{1,2})$", "${1}-01", "%Y-%m-%d"),
+    "%m/%Y": (r"^(\d{1,2}/\d{4})$", "01/${1}", "%d/%m/%Y"),
+    "%B %Y": (r"^([A-Za-z]+)[ -](\d{4})$", "1 ${1} ${2}", "%d %B %Y"),
+    "%Y-W%V": (r"^(\d{4})-?W(\d{1,2})$", "${1}-${2}-1", "%G-%V-%u"),
+    "%YQ%q": (r"^(\d{4})[ -]?Q([1-4])$", "${1}-${2}", "%Y-%q"),
+}
 FORMS = [
-    *_DAYS, "%Y-%m",
+    *_DAYS, *_BARE,
     *(day + hour + zone for day in _DAYS for hour in _HOURS for zone in ("", "%z")),
+    *(day + half for day in _DAYS for half in _HALVES),
 ]  # fmt: skip
 NUMBER, NATIVE, MONTHS = "a number", "dates", "months, day "
 _PARTS = {
@@ -212,12 +221,17 @@ def _parse_seconds(table: DataTable, column: str) -> pl.Series:
 
 def _holds_dates(table: DataTable, column: str) -> bool:
     values = table.frame[column]
-    if values.dtype.is_temporal() or _holds_day_numbers(table, column):
+    if _is_native(values) or _holds_day_numbers(table, column):
         return True
     if str(values.dtype) not in ("String", "Categorical") or values.null_count() == len(values):
         return False
     parsed, _ = _parse_best(values.drop_nulls().head(100))
     return parsed.null_count() == 0
+
+
+def _is_native(values: pl.Series) -> bool:
+    """Whether the file itself says that they are dates; a time of the day alone is none."""
+    return str(values.dtype).startswith("Date")
 
 
 def _holds_day_numbers(table: DataTable, column: str) -> bool:
@@ -258,7 +272,7 @@ def _parse_dates(table: DataTable, column: str) -> tuple[pl.Series, str]:
     import polars as pl
 
     values = table.frame[column]
-    parsed, form = (values, NATIVE) if values.dtype.is_temporal() else _parse_best(values)
+    parsed, form = (values, NATIVE) if _is_native(values) else _parse_best(values)
     return parsed.cast(pl.Datetime("us")), form
 
 
@@ -286,19 +300,35 @@ def _parse_best(values: pl.Series) -> tuple[pl.Series, str]:
 def _parse_form(text: pl.Series, form: str) -> pl.Series:
     import polars as pl
 
-    if form.endswith("z"):
-        dates = text.str.replace(r"Z$", "+0000").str.to_datetime(
+    if form.endswith("z"):  # Z, UTC, +02, +0200, +02:00, with a space before it or without
+        whole = text.str.replace(r" ?(?:Z|UTC|GMT)$", "+00")
+        dates = whole.str.replace(r" ?([+-]\d{2})(?::?00)?$", "${1}00").str.to_datetime(
             form, strict=False, time_unit="us", time_zone="UTC"
         )
         return dates.dt.replace_time_zone(None)
-    if form == "%Y-%m":
-        text, form = text + "-01", "%Y-%m-%d"
-    if "%H" not in form:
+    if form in _BARE:
+        text, form = _add_day(text, form)
+    if "%H" not in form and "%I" not in form:
         dates = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
     else:
         dates = text.str.to_datetime(form, strict=False, time_unit="us")
     usual = dates.dt.year().is_between(*_YEARS)  # `03` is no year of four figures
     return pl.select(pl.when(usual).then(dates)).to_series()
+
+
+def _add_day(text: pl.Series, form: str) -> tuple[pl.Series, str]:
+    """The first days of months, weeks or quarters that are written without a day, and their form;
+    null where it is written otherwise."""
+    import polars as pl
+
+    pattern, day, whole = _BARE[form]
+    fits = text.str.contains(pattern)
+    text = pl.select(pl.when(fits).then(text.str.replace(pattern, day))).to_series()
+    if whole.endswith("%q"):
+        months = {f"-{quarter}": f"-{3 * quarter - 2}-1" for quarter in range(1, 5)}
+        parts = text.str.slice(4).replace_strict(months, default=None, return_dtype=pl.String)
+        return text.str.slice(0, 4) + parts, "%Y-%m-%d"
+    return text, whole
 
 
 def _count_steps(dates: pl.Series) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -15,7 +16,7 @@ from throughtime.tasks.recipe import short
 if TYPE_CHECKING:
     import polars as pl
 
-MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?")
 _PIECE = 1 << 24  # bytes
 _OFTEN = 8  # repetitions from which texts are kept as numbers
 _MARK, _END, _RETURN = b"\xef\xbb\xbf", b"\n", b"\r"
@@ -84,7 +85,7 @@ def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.Dat
 def _take_kind(column: pl.Series, kind: str | None) -> pl.Series:
     """A piece of a column of text as its kind; None is no text."""
     if kind is None:
-        return _without_nan(column)
+        return _as_plain(column)
     values = find_kind(column)[1] if kind in (WHOLE, POINT) else _strip(column)
     return _join_parts(column.name, [values], kind)
 
@@ -191,11 +192,17 @@ def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with numbers where a column of text holds nothing else."""
     columns = frame.get_columns()
     return frame.with_columns(
-        [find_kind(c)[1] if str(c.dtype) == "String" else _without_nan(c) for c in columns]
+        [find_kind(c)[1] if str(c.dtype) == "String" else _as_plain(c) for c in columns]
     )
 
 
-def _without_nan(column: pl.Series) -> pl.Series:
+def _as_plain(column: pl.Series) -> pl.Series:
+    """A column of no text: durations are seconds, decimals are floats, NaN is missing."""
+    import polars as pl
+
+    if column.dtype == pl.Duration:
+        return column.dt.total_microseconds(fractional=True) / 1e6
+    column = column.cast(pl.Float64) if column.dtype.is_decimal() else column
     return column.fill_nan(None) if column.dtype.is_float() else column
 
 
@@ -300,20 +307,15 @@ def open_text(path: str) -> Iterator[TextIO]:
 
 def encoding_error(path: str) -> DataError:
     """The error of a file that is not UTF-8."""
-    return DataError(
-        f"{path} must be UTF-8, and line {_find_bad_line(path)} is not; convert it, say with "
-        f"iconv -f latin1 -t utf-8"
-    )
-
-
-def _find_bad_line(path: str) -> int:
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1
+        wide = file.peek(2)[:2] in (BOM_UTF16_LE, BOM_UTF16_BE)
+        lines = enumerate(file, start=1)
+        bad = (n for n, line in lines if line.decode("utf-8", "ignore").encode() != line)
+        number = next(bad, 1)
+    return DataError(
+        f"{path} must be UTF-8, and line {number} is not; convert it, say with "
+        f"iconv -f {'utf-16' if wide else 'latin1'} -t utf-8"
+    )
 
 
 LABEL, SERIES = "class", "series"
@@ -394,5 +396,5 @@ def _read_sequence(
     steps = max(map(len, columns.values()))
     padded = {n: v + [None] * (steps - len(v)) for n, v in columns.items()}
     names = {SERIES: [str(number + 1)] * steps, LABEL: [label] * steps}
-    schema = {n: pl.Float64 for n in padded} | {n: pl.String for n in names}
-    return pl.DataFrame(names | padded, schema={n: schema[n] for n in (*names, *padded)})
+    schema = dict.fromkeys(names, pl.String) | dict.fromkeys(padded, pl.Float64)
+    return pl.DataFrame(names | padded, schema=schema)

@@ -124,7 +124,12 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
     if ending not in (*TEXTS, ".parquet"):
         raise DataError(f"a file read in blocks must be CSV or Parquet, got {short(path)}")
     if ending == ".parquet":
-        pieces, form, first, unit = _parquet_pieces(path), "Parquet", 1, "row"
+        pieces, form, first, unit = (
+            type_pieces(lambda: slice_parquet(path, _PIECE)),
+            "Parquet",
+            1,
+            "row",
+        )
     else:
         delimiter = "\t" if ending == ".tsv" else _find_delimiter(path)
         head = _read_head(path, delimiter)
@@ -143,15 +148,15 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
         raise encoding_error(path) from error
 
 
-def _parquet_pieces(path: str) -> Iterator[pl.DataFrame]:
+def slice_parquet(path: str, count: int | None) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file, so many at a time; None: all of them."""
     import polars as pl
 
     with explain_polars(path, "a Parquet file"):
         whole = pl.scan_parquet(path)
-        count = int(whole.select(pl.len()).collect().item())
-    yield from type_pieces(
-        lambda: (whole.slice(row, _PIECE).collect() for row in range(0, count, _PIECE))
-    )
+        rows = int(whole.select(pl.len()).collect().item())
+        for first in range(0, rows, count or max(1, rows)):
+            yield whole.slice(first, count).collect()
 
 
 def hash_files(path: str) -> str:
@@ -187,15 +192,16 @@ def _read_lines(path: str) -> DataTable:
 
 def read_object(line: str, path: str, number: int) -> dict[str, Any]:
     """The JSON object in a line; raises DataError where it is none."""
+    odd: list[str] = []
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=odd.append)
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
-        raise DataError(
-            f"every line of {path} must be a JSON object, and line {number} is "
-            f"{short(line.strip())}"
+    if odd or not isinstance(value, dict):
+        what = (
+            f"has {odd[0]}, which JSON has not; write null" if odd else f"is {short(line.strip())}"
         )
+        raise DataError(f"every line of {path} must be a JSON object, and line {number} {what}")
     return value
 
 

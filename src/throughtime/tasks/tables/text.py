@@ -21,9 +21,9 @@ from throughtime.tasks.tables.read import (
     TEXTS,
     TOKEN_FILES,
     check_names,
-    explain_polars,
     find_ending,
     read_object,
+    slice_parquet,
 )  # fmt: skip
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -109,14 +109,10 @@ def make_table(
 
 
 def _parquet_blocks(path: str, count: int | None) -> Iterator[DataTable]:
-    import polars as pl
-
-    with explain_polars(path, "a Parquet file"):
-        whole = pl.scan_parquet(path)
-        rows = int(whole.select(pl.len()).collect().item())
-        for first in range(0, rows, count or max(1, rows)):
-            frame = whole.slice(first, count).collect()
-            yield DataTable(frame, path, "Parquet", 1 + first)
+    first = 1
+    for frame in slice_parquet(path, count):
+        yield DataTable(frame, path, "Parquet", first)
+        first += len(frame)
 
 
 def _object_blocks(path: str, count: int | None) -> Iterator[DataTable]:

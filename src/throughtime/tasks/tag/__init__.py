@@ -209,10 +209,6 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         lengths = torch.tensor([len(one) for one in items.tokens])
         return Batches(lambda _, rows: items.batch(rows.tolist()), [lengths], self.recipe, number)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        tokens, truth = batch
-        return self.distance(model(tokens), truth)
-
     @property
     def row_axes(self) -> tuple[int, ...]:
         return 1, 1

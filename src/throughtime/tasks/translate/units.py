@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.errors import missing_extra
+from throughtime.errors import import_extra
 from throughtime.tasks.recipe import option
 from throughtime.tasks.tables.task import FileFacts, Vocabulary
 from throughtime.tasks.tables.text import TextRecipe, split_words
@@ -230,12 +230,8 @@ def measure(answers: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
 
 def load_scorers() -> tuple[Metric, Metric]:
     """BLEU and chrF of sacrebleu; raises MissingExtra where it is not installed."""
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
-    except ImportError as error:
-        raise missing_extra("sacrebleu", "data") from error
-    return BLEU(), CHRF()
+    bleu, chrf = (import_extra(f"sacrebleu.metrics.{name}", "data") for name in ("bleu", "chrf"))
+    return bleu.BLEU(), chrf.CHRF()
 
 
 Numbers = NDArray[np.int64]

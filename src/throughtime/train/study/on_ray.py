@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from throughtime.errors import DataError, RunError, missing_extra
+from throughtime.errors import DataError, RunError, import_extra, missing_extra
 from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables import DataTable
@@ -174,10 +174,7 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
 def _start(cores: int, address: str | None) -> Any:
     """Ray, begun here or reached at an address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to its makers
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise missing_extra("ray", "cluster") from error
+    ray = import_extra("ray", "cluster")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         try:

@@ -1,9 +1,9 @@
-"""The parts of a compiled stream: a layer of a cell, a linear part, and their inputs."""
+"""The parts of a compiled stream, layers and what stands between them, and their inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +11,74 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import rows_of
-from throughtime.backends.cpu.gradients import input_lines, input_units
-from throughtime.backends.cpu.operands import masks_of, plan_of
-from throughtime.backends.cpu.schedule import matrix_names, target, widths_for
+from throughtime.backends.cpu.operands import input_lines, input_units
+from throughtime.backends.cpu.schedule import masks_of, matrix_names, plan_of, target, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, PackedMatrix
-from throughtime.backends.cpu.stream.part import PartProduct, RowFunction
+from throughtime.compiler.llvm.abi import CELL_FORWARD, PHASE_FORWARD
 from throughtime.compiler.llvm.library import Code, forward_code
-from throughtime.compiler.plan import Phase
+from throughtime.compiler.plan import Phase, Plan
 from throughtime.compiler.sweeps import lines_forward
 from throughtime.torch_private import transform_depth
+
+
+class PartProduct(NamedTuple):
+    """A linear part: weight (O, K), and bias (O,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class PartSum(NamedTuple):
+    """What two parts give, added."""
+
+
+class RowFunction(NamedTuple):
+    """A function of each row alone: an activation, a normalisation.
+
+    Attributes:
+        plan: of a step without memory.
+        vectors: name -> (width,), what it reads besides a row.
+        width: of a row.
+    """
+
+    plan: Plan
+    vectors: Mapping[str, Tensor]
+    width: int
+
+
+class LookupTable(NamedTuple):
+    """Rows by their numbers, first of all: (V, width)."""
+
+    rows: Tensor
+
+
+Part = Call | PartProduct | PartSum | RowFunction | LookupTable
+
+
+class Placed(NamedTuple):
+    """A part, and what it reads: 0 is what a step is given, k + 1 what the k-th part gives."""
+
+    part: Part
+    sources: tuple[int, ...]
+
+
+def output_width(part: Part, below: int) -> int:
+    """How many numbers of a row a part gives, from a row of `below`."""
+    if isinstance(part, PartProduct):
+        return len(part.weight)
+    if isinstance(part, LookupTable):
+        return part.rows.shape[-1]
+    return part.cell.widths(part.hidden_size)[0] if isinstance(part, Call) else below
+
+
+def like(part: Part) -> Tensor | None:
+    """A tensor of the dtype and device that a part computes in, its last width the input's."""
+    if isinstance(part, Call):
+        return part.x
+    if isinstance(part, PartProduct):
+        return part.weight
+    return part.rows if isinstance(part, LookupTable) else None
 
 
 def direct_inputs(
@@ -39,7 +97,7 @@ def direct_inputs(
     inputs = given.get("inputs")
     if len(given) != 1 or not isinstance(inputs, Mapping) or inputs.keys() != widths.keys():
         return None
-    if transformed():
+    if transform_depth():
         return None
     taken = {}
     for name, v in inputs.items():
@@ -56,11 +114,6 @@ def direct_inputs(
 def is_plain(v: Tensor, dtype: torch.dtype) -> bool:
     """Whether a tensor has memory of numbers of this dtype on the CPU."""
     return v.dtype == dtype and v.is_cpu and v.layout == torch.strided
-
-
-def transformed() -> bool:
-    """Whether a function of torch.func runs."""
-    return transform_depth() > 0
 
 
 def _plain(v: Any, dtype: torch.dtype) -> Tensor | None:
@@ -134,10 +187,10 @@ class StreamLayer:
         chains = program.rows(lines_forward(plan), self._line)._replace(row=0)
         for phase in plan.fused:
             chains = self._panels(phase, self._vector(phase, pre, own, code, given), pre)
-        program.cell(
-            code.cell, program.B, self._line // program.kind.lanes, chains.address, chains.row,
-            pre.address, pre.row, out.address, out.address, out.row, program.B * out.row,
-            out.address, 0, 0, own.address, own.row, *given,
+        program.add(
+            CELL_FORWARD, code.cell, program.B, self._line // program.kind.lanes, chains.address,
+            chains.row, pre.address, pre.row, out.address, out.address, out.row,
+            program.B * out.row, out.address, 0, 0, own.address, own.row, *given,
         )  # fmt: skip
 
     def _vector(
@@ -153,9 +206,9 @@ class StreamLayer:
             return self.output
         program, plan, out = self._program, self._plan, self.output
         to = program.rows(program.B + lines_forward(plan), self._line)
-        program.phase(
-            code.phases[plan.computed.index(phase)], program.B, pre.address, pre.row, out.address,
-            out.address, out.row, program.B * out.row, to.address, own.address, *given,
+        program.add(
+            PHASE_FORWARD, code.phases[plan.computed.index(phase)], program.B, pre.address, pre.row,
+            out.address, out.address, out.row, program.B * out.row, to.address, own.address, *given,
         )  # fmt: skip
         return to
 
@@ -258,9 +311,9 @@ def function_of_rows(program: CallList, part: RowFunction, x: AlignedRows) -> Al
     for row, name in zip(own.array, plan.vectors, strict=True):
         row[: part.width] = part.vectors[name].detach().numpy()
     kept, out = program.rows(lines_forward(plan), line), program.rows(program.B, line)
-    program.cell(
-        code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address, x.row,
-        out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row, part.width,
-        0, program.numbers([part.width, *plan.numbers(program.kind.bytes)]),
+    program.add(
+        CELL_FORWARD, code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address,
+        x.row, out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row,
+        part.width, 0, program.numbers([part.width, *plan.numbers(program.kind.bytes)]),
     )  # fmt: skip
     return out

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from throughtime.backends.cpu.memory import LINE
+from throughtime.backends.cpu.memory import fresh
 from throughtime.backends.cpu.schedule import whole_vectors
 from throughtime.compiler.llvm.abi import (
     ADD,
-    CELL_FORWARD,
     HEAD,
     OPERATION,
     OPERATIONS,
-    PHASE_FORWARD,
     TILE,
     Kind,
     highest,
@@ -130,14 +128,6 @@ class CallList:
         self._words.extend([OPERATIONS.index(names), function, *arguments, *([0] * rest)])
         self._words[1] += 1
 
-    def cell(self, function: int, *arguments: int) -> None:
-        """A call of a cell's own function."""
-        self.add(CELL_FORWARD, function, *arguments)
-
-    def phase(self, function: int, *arguments: int) -> None:
-        """A call of what a cell computes before a later phase."""
-        self.add(PHASE_FORWARD, function, *arguments)
-
     def sum(self, x: AlignedRows, z: AlignedRows, width: int) -> AlignedRows:
         """x + z."""
         out = self.rows(self.B, self.padded(width))
@@ -198,10 +188,9 @@ class CallList:
 
 def lined_up(count: int, dtype: Any) -> Array:
     """So many zeros that begin at a cache line."""
-    bytes = count * np.dtype(dtype).itemsize
-    memory = np.zeros(bytes + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + bytes].view(dtype)
+    memory = fresh(count * np.dtype(dtype).itemsize)
+    memory.fill(0)
+    return memory.view(dtype)
 
 
 def _parts(total: int, most: int) -> list[tuple[int, int]]:

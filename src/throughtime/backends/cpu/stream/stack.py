@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.look import see_layer, see_product, seen
+from throughtime.backends.cpu.look import check_layer, check_product, checked
+from throughtime.backends.cpu.operands import unshare_call
 from throughtime.backends.cpu.schedule import FLOPS_PER_US, target
-from throughtime.backends.cpu.stream.layer import StreamLayer, function_of_rows, linear
-from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, Packs
-from throughtime.backends.cpu.stream.part import (
+from throughtime.backends.cpu.stream.layer import (
     LookupTable,
     Part,
     PartProduct,
     PartSum,
     Placed,
     RowFunction,
+    StreamLayer,
+    function_of_rows,
     like,
+    linear,
     output_width,
 )
-from throughtime.backends.cpu.unshare import call_apart
+from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, Packs
 from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.library import stream_region
 from throughtime.compiler.runtime import threads
@@ -62,7 +64,7 @@ class Stack:
         self.parts: list[Placed] = []
         for placed in parts:
             width = self._widths[placed.sources[0]]
-            self.parts.append(placed._replace(part=_seen(placed.part, width, self.dtype)))
+            self.parts.append(placed._replace(part=_checked(placed.part, width, self.dtype)))
             self._widths.append(output_width(placed.part, width))
         self.output = self._widths[-1]
         calls = [part for part, _ in self.parts if isinstance(part, Call)]
@@ -87,15 +89,15 @@ class Stack:
         return self._widths[place]
 
 
-def _seen(part: Part, width: int, dtype: torch.dtype) -> Part:
+def _checked(part: Part, width: int, dtype: torch.dtype) -> Part:
     """A part that reads so many numbers, its tensors looked at: machine code believes the sizes."""
     if isinstance(part, Call):
-        return see_layer(call_apart(part), width)
+        return check_layer(unshare_call(part), width)
     if isinstance(part, PartProduct):
-        see_product(part.weight, part.bias, width)
+        check_product(part.weight, part.bias, width)
     if isinstance(part, RowFunction):
         for name, v in part.vectors.items():
-            seen(name, v, (width,), dtype)
+            checked(name, v, (width,), dtype)
     return part
 
 
@@ -167,7 +169,10 @@ def lookup(table: Array, numbers: Array) -> Array:
     """
     if numbers.size:
         values = numbers.reshape(-1).tolist() if numbers.size <= MOST_ROWS else numbers
-        low, high = (min(values), max(values)) if values is not numbers else _bounds(numbers)
+        if values is numbers:
+            low, high = int(numbers.min()), int(numbers.max())
+        else:
+            low, high = min(values), max(values)
         if low < 0 or high >= len(table):
             wrong = low if low < 0 else high
             raise IndexError(
@@ -176,7 +181,3 @@ def lookup(table: Array, numbers: Array) -> Array:
             )
     rows: Array = table[numbers]
     return rows
-
-
-def _bounds(numbers: Array) -> tuple[int, int]:
-    return int(numbers.min()), int(numbers.max())

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.backends.cpu.stream.layer import direct_inputs, is_plain, transformed
+from throughtime.backends.cpu.stream.layer import direct_inputs, is_plain
 from throughtime.backends.cpu.stream.memory import Array
 from throughtime.backends.cpu.stream.stack import MOST_ROWS, Region, Stack, lookup
-from throughtime.torch_private import any_autocast
+from throughtime.torch_private import any_autocast, transform_depth
 
 States = Sequence[Sequence[Tensor]]
 
@@ -32,7 +32,6 @@ class CompiledStream:
         batch: B.
 
     Attributes:
-        stack: the same.
         states: over layers and states (B, padded), of all rows.
     """
 
@@ -102,7 +101,7 @@ class CompiledStream:
 
     def _tensor_step(self, x: Tensor, out: Any) -> Tensor | None:
         tensors = self._tensors.get(x.shape)
-        if tensors is None or not is_plain(x, self.stack.dtype) or transformed():
+        if tensors is None or not is_plain(x, self.stack.dtype) or transform_depth():
             return None
         if out is not None and (not _fits(out, tensors[1]) or out.requires_grad):
             return None
@@ -179,7 +178,7 @@ class CompiledStream:
     def _entered(self, x: Any, count: int) -> Array | None:
         """A plain x as an array of one step of so many rows, or None."""
         if type(x) is Tensor:
-            if not is_plain(x, x.dtype) or transformed():
+            if not is_plain(x, x.dtype) or transform_depth():
                 return None
             x = x.detach().resolve_conj().resolve_neg().numpy()
         if type(x) is not np.ndarray:

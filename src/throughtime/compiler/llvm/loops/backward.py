@@ -20,17 +20,19 @@ overflows in them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.loops.phases import Step, phases_back, rows_at
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, Kind
 from throughtime.compiler.llvm.loops.rows import (
     alive,
+    blocks_of,
     first_row,
     for_chunks,
     give_states,
     lanes_below,
+    run_at,
     state_width,
     take_states,
     time_of,
@@ -39,8 +41,9 @@ from throughtime.compiler.llvm.loops.rows import (
     write_take_traces,
 )
 from throughtime.compiler.llvm.loops.team import (
-    Share,
+    Role,
     denormals_flushed,
+    meet,
     my_share,
     thread_and_team,
 )
@@ -68,9 +71,9 @@ def write_backward(
     c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        share = Share.of(c, thread, team)
+        role = Role.of(c, thread, team)
         e.call(pack, block=block, thread=thread, team=team)
-        for_chunks(e, c, share, _caller(e, start, share))
+        for_chunks(e, c, role, _caller(e, start, role))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             begin_sums(e, c, direction(e, d.index), copies)
         e.call(barrier, block=block, counter=c["counter"], goal=team)
@@ -78,23 +81,23 @@ def write_backward(
         with e.loop(c["T"], step=steps) as j:
             last, met = (j.index + steps).least(c["T"]), j.index // steps * 2 + 1
             for function in (gather, back):
-                for_chunks(e, c, share, _caller(e, function, share, first=j.index, last=last))
+                for_chunks(e, c, role, _caller(e, function, role, first=j.index, last=last))
             e.call(barrier, block=block, counter=c["counter"], goal=(met + 1) * team)
             e.call(weights, block=block, thread=thread, team=team, first=j.index, last=last)
             e.call(barrier, block=block, counter=c["counter"], goal=(met + 2) * team)
-        for_chunks(e, c, share, _caller(e, finish, share))
+        for_chunks(e, c, role, _caller(e, finish, role))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             give_sums(e, c, direction(e, d.index), copies)
     return e.done()
 
 
-def _caller(e: Emit, function: Emit, share: Share, **steps: Num) -> Callable[..., None]:
+def _caller(e: Emit, function: Emit, role: Role, **steps: Num) -> Callable[..., None]:
     """Calls a function for this member's rows of a chunk and these steps."""
 
     def run(d: Num, low: Num, high: Num) -> None:
-        begin, end = my_share(e, high - low, share.member, share.members)
-        words = {"chunk_low": low, "chunk_high": high, "member": share.member,
-                 "members": share.members, "counter": share.counter}  # fmt: skip
+        begin, end = my_share(high - low, role.member, role.members)
+        words = {"chunk_low": low, "chunk_high": high, "member": role.member,
+                 "members": role.members, "counter": role.counter}  # fmt: skip
         words = {name: v for name, v in words.items() if name in function.args}
         e.call(function, block=e.args["block"], d=d, low=low + begin, high=low + end, **steps,
                **words)  # fmt: skip
@@ -105,7 +108,7 @@ def _caller(e: Emit, function: Emit, share: Share, **steps: Num) -> Callable[...
 def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
     """The j-th step from the end: its place i in this direction, and its time t."""
     i = c["T"] - 1 - j
-    return i, time_of(e, c, f, i)
+    return i, time_of(c, f, i)
 
 
 def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
@@ -113,7 +116,7 @@ def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit
     e, c, f, g = begin(module, "start_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        final, width = e.word(f["d_final"] + s.index * 8), state_width(e, c, s.index)
+        final, width = e.word(f["d_final"], s.index), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), final, g["low"], g["high"] - g["low"])
     return e.done()
 
@@ -123,7 +126,7 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     e, c, f, g = begin(module, "finish_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        give_states(e, c, copies, own, s.index, e.word(f["d_start"] + s.index * 8))
+        give_states(e, c, copies, own, s.index, e.word(f["d_start"], s.index))
     return e.done()
 
 
@@ -140,10 +143,10 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, high)
-        m = e.word(c["offset"] + t * 8) - before + low
+        m = e.word(c["offset"], t) - before + low
 
         def take(name: str, block: str, row: str, count: str, first: Num | int) -> None:
-            source = c[name] + first + e.word(c[f"{name}_steps"] + t * 8)
+            source = c[name] + first + e.word(c[f"{name}_steps"], t)
             e.call(copies["take"], to=f[block] + m * c[row], to_row=c[row], source=source,
                    source_row=c[f"{name}_row"], rows=R, count=c[count], order=order)  # fmt: skip
 
@@ -167,7 +170,7 @@ def _gather_old(
     inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
     going = where(i > 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
-    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"], inside)
     e.call(copies["take"], to=old, to_row=c["H_row"], source=y, source_row=c["y_row"], rows=going,
            count=c["out"], order=order)  # fmt: skip
     start = old + going * c["H_row"], c["out"]
@@ -186,12 +189,91 @@ def _write_back(module: ir.Module, kind: Kind, functions: tuple[Emit, Emit]) -> 
     d_row = line_size(c, kind)
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
-        R, n = rows_at(e, c, t, low, g["high"])
+        R, n = _rows_at(e, c, t, low, g["high"])
         e.call(take_traces, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
-        phases_back(e, c, f, functions, Step(j.index, t, before, d_row))
+        phases_back(e, c, f, functions, StepBack(j.index, t, before, d_row))
         e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
     return e.done()
+
+
+class StepBack(NamedTuple):
+    """A step of a chunk.
+
+    Attributes:
+        j, t: its number from the end, and its time.
+        before: rows over all steps before those of its block.
+        d_row: bytes from row to row of the gradients by sums.
+    """
+
+    j: Num
+    t: Num
+    before: Num
+    d_row: Num
+
+
+def phases_back(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], step: StepBack) -> None:
+    """In `back`: the phases of a step, the last first, each the cell's derivative, of this member's
+    rows, and its product, of all rows of the chunk.
+
+    Args:
+        functions: C = start + A B, and the barrier.
+    """
+    (product, barrier), runs = functions, c["early"] + 1
+    with e.loop(runs) as i:
+        run, met = run_at(e, c, i.index), (step.j * runs + i.index) * 2
+        with e.when(run["phase"].compare("!=", 0)):
+            _derivative(e, c, f, run, step)
+        meet(e, barrier, met + 1)
+        _product_back(e, c, f, product, run, step)
+        meet(e, barrier, met + 2)
+
+
+def _rows_at(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> tuple[Num, Num]:
+    """How many of the rows low..high a step has, and the first one's number over all steps."""
+    return alive(e, c, t, low, high), e.word(c["offset"], t) + low
+
+
+def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, step: StepBack) -> None:
+    """Gradients by the sums of a phase, and by what its equations read besides them."""
+    low, line, d_row = e.args["low"], c["H_row"], step.d_row
+    R, n = _rows_at(e, c, step.t, low, e.args["high"])
+    m = n - step.before
+    e.call_at(
+        run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+        saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
+        d_y=f["d_y_block"] + m * line, d_state=f["d_state"] + low * line,
+        state_plane=c["state_plane"], direct=f["direct"] + low * line,
+        d_sums=f["d_sums"] + m * d_row, d_sums_row=d_row, unit_values=f["unit_values"],
+        H_row=line, H=c["H"], d_operands=f["d_operand_rows"] + low * line,
+        operand_plane=c["operand_plane"], operand_block=f["operand_block"] + m * line,
+        operand_block_plane=c["operand_block_plane"], inputs=f["inputs"] + n * c["inputs_row"],
+        d_inputs=f["d_inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
+    )  # fmt: skip
+
+
+def _product_back(e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, step: StepBack) -> None:
+    """Gradients by what a run's sums multiply, this member's panels of them."""
+    low, line, d_row = e.args["chunk_low"], c["H_row"], step.d_row
+    R, n = _rows_at(e, c, step.t, low, e.args["chunk_high"])
+    m = n - step.before
+    operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
+    computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
+    to = where(computed, operand, f["d_state"] + low * line)
+    fresh = where(computed, c["zeros"], f["direct"] + low * line)
+    start = where(begins, fresh, to)
+    start_row = where(begins & computed, 0, line)
+    source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
+    size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+    with e.loop(run["blocks"]) as b:
+        lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+        e.call(
+            product, start=start + columns, start_row=start_row,
+            A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
+            parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
+            vectors=blocks_of(e, run["K"]), turned=step.t % 2,
+            **e.passed_on("block", "member", "members"),
+        )  # fmt: skip
 
 
 def write_seen(module: ir.Module, kind: Kind) -> Emit:
@@ -202,7 +284,7 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
     e, c, f, g = begin(module, "seen", kind, ("low", "R", "n", "m"))
     with e.loop(g["R"]) as row:
         with e.loop(c["states"], e.scalar(0).widened()) as s:
-            units = e.word(c["state_widths"] + s.index * 8)
+            units = e.word(c["state_widths"], s.index)
             square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
             with e.when(f["norms"].compare("!=", 0)):
                 place = (g["n"] + row.index) * c["states"] + s.index
@@ -215,16 +297,10 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
 
 
 def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> None:
-    """In `back`: look at the rows of a step where somebody asks, before its derivative.
-
-    Args:
-        e, c, f: the function, and its numbers.
-        seen: of `write_seen`.
-        rows: how many, the first one's number over all steps, and in the block.
-    """
-    asked = f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)
-    with e.when(asked):
-        R, n, m = rows
+    """In `back`: look at the rows of a step where somebody asks, before its derivative: how many,
+    the first one's number over all steps, and in the block."""
+    R, n, m = rows
+    with e.when(f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)):
         e.call(seen, **e.passed_on("block", "d", "low"), R=R, n=n, m=m)
 
 

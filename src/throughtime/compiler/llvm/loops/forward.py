@@ -7,35 +7,44 @@ pack; for my chunks: for blocks of steps:
 Chunks of rows are carried side by side and never wait for each other. Where there are fewer chunks
 than threads, several members share one: each has some panels of every step, and they meet once a
 step. h lies in two places by turns, so that nobody writes what another still reads.
+
+A vector that a phase multiplies and the step computed is written whole before its product begins.
+The sums of all phases but the last grow where they begin, after x; the last phase is the panels.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import CELL_FORWARD, PLACES, TILE, Kind
-from throughtime.compiler.llvm.loops.phases import early_phases
+from throughtime.compiler.llvm.abi import (
+    CELL_FORWARD,
+    PHASE_FORWARD,
+    PLACES,
+    TILE,
+    Kind,
+)
 from throughtime.compiler.llvm.loops.rows import (
     alive,
+    blocks_of,
     for_chunks,
     gather_x,
     give_states,
     give_traces,
     reset_share,
+    run_at,
     state_width,
     take_states,
     time_of,
     write_reset,
 )
 from throughtime.compiler.llvm.loops.team import (
-    Share,
+    Role,
     denormals_flushed,
     meet,
     my_share,
     thread_and_team,
 )
-from throughtime.compiler.llvm.products.packing import matrix_of
-from throughtime.compiler.llvm.products.product import (
+from throughtime.compiler.llvm.product import (
     NEAR_BYTES,
     NextPanel,
     fetch_shared,
@@ -52,7 +61,7 @@ def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], reset: Emit
     low, high = e.args["low"], e.args["high"]
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
+        start, width = e.word(f["start"], s.index), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), start, low, high - low)
     e.call(reset, **e.passed_on("block", "d", "low", "high"), i=0, h=f["state"],
            states=c["states"])  # fmt: skip
@@ -90,13 +99,12 @@ def _give_share(
     whole = (R >= g["members"]) | f["resets"].compare("!=", 0)
 
     (low, high), (first, last) = (
-        my_share(e, count, g["member"], g["members"])
-        for count in (R, (c["out"] + lanes - 1) // lanes)
+        my_share(count, g["member"], g["members"]) for count in (R, blocks_of(e, c["out"]))
     )
     begin, end = where(whole, low, e.number(0)), where(whole, high, R)
     unit = where(whole, 0, first * lanes)
     stop = where(whole, c["out"], (last * lanes).least(c["out"]))
-    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8) + unit * e.kind.bytes
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"], t) + unit * e.kind.bytes
     source = new + begin * c["H_row"] + unit * e.kind.bytes
     e.call(copies["give"], to=y, to_row=c["y_row"], source=source, source_row=c["H_row"],
            rows=end - begin, count=stop - unit,
@@ -110,12 +118,53 @@ def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
         source = where(s.index.compare("==", 0), last, own)
-        give_states(e, c, copies, source, s.index, e.word(f["final"] + s.index * 8))
+        give_states(e, c, copies, source, s.index, e.word(f["final"], s.index))
 
 
 CHUNK = ("low", "high", "scratch", "shared", "member", "members")
 """Arguments of the functions that carry a chunk: its rows, this thread's scratch and
 that of the chunk's first member, which member this is and of how many, and where they meet."""
+
+
+def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
+    """In `step`: all phases but the last one's product; gives the rows that this multiplies."""
+    g, pre_row = e.args, c["sums"] * c["H_row"]
+    with e.loop(c["early"]) as i:
+        run = run_at(e, c, i.index)
+        operand = _operand(e, c, f, run)
+        sums = g["pre"] + run["line"] * c["H_row"]
+        vectors = run["count"] * blocks_of(e, run["width"])
+        packed, size = f["U_early"] + run["packed_first"], vectors * (run["K"] * e.kind.size)
+        # Blocks are written in whole vectors over the next one's first units, so none may start
+        # from its own place.
+        alone = run["blocks"] > 1
+        bias = f["bias"] + run["line"] * c["H_row"]
+        start = where(alone, bias, sums)
+        start_row = where(alone, 0, pre_row)
+        with e.loop(run["blocks"]) as b:
+            to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(
+                product, block=g["block"], start=start + to, start_row=start_row, A=operand + of,
+                A_row=c["H_row"], A_part=0, B=packed + b.index * size, parts=1, K=run["K"],
+                C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors, turned=g["t"] % 2,
+                member=0, members=1,
+            )  # fmt: skip
+    return _operand(e, c, f, run_at(e, c, c["early"]))
+
+
+def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
+    """The rows that a run multiplies, computed where they are not there yet."""
+    g = e.args
+    operand = g["scratch"] + c["operand_rows"]
+    n = e.word(c["offset"], g["t"]) + g["low"]
+    with e.when(run["phase"].compare("!=", 0)):
+        e.call_at(
+            run["phase"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
+            old=g["old"], state=f["state"] + g["low"] * c["H_row"], H_row=c["H_row"],
+            state_plane=c["state_plane"], to=operand, unit_values=f["unit_values"], H=c["H"],
+            inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
+        )  # fmt: skip
+    return where(run["has_operand"].compare("!=", 0), operand, g["old"])
 
 
 def write_forward(
@@ -131,15 +180,15 @@ def write_forward(
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
         e.call(barrier, block=block, counter=c["counter"], goal=team)
-        share = Share.of(c, thread, team)
+        role = Role.of(c, thread, team)
         scratch = c["scratch"] + thread * c["scratch_size"]
-        shared = c["scratch"] + (thread - share.member) * c["scratch_size"]
+        shared = c["scratch"] + (thread - role.member) * c["scratch_size"]
 
         def run(d: Num, low: Num, high: Num) -> None:
             e.call(chunk, block=block, d=d, low=low, high=high, scratch=scratch, shared=shared,
-                   member=share.member, members=share.members, counter=share.counter)  # fmt: skip
+                   member=role.member, members=role.members, counter=role.counter)  # fmt: skip
 
-        for_chunks(e, c, share, run)
+        for_chunks(e, c, role, run)
         e.call(barrier, block=block, counter=c["counter"], goal=team * 2)
     return e.done()
 
@@ -160,7 +209,7 @@ def _write_chunk(
         _begin_block(e, c, f, copies, products, first.index, last)
         meet(e, barrier, first.index + blocks + first.values[0])
         with e.loop(last, e.number(0), first.values[0], start=first.index) as i:
-            t, (m, more) = time_of(e, c, f, i.index), i.values
+            t, (m, more) = time_of(c, f, i.index), i.values
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
             (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
             e.call(step, **e.passed_on("block", "d", *CHUNK), R=R, t=t, pre=sums, old=old, new=new)
@@ -185,7 +234,7 @@ def _begin_block(
     g, size = e.args, e.kind.size
     pre, pre_row = g["shared"] + c["pre"], c["sums"] * c["H_row"]
     count = gather_x(e, c, f, copies, first, last)
-    begin, end = my_share(e, count, g["member"], g["members"])
+    begin, end = my_share(count, g["member"], g["members"])
     to, rows = pre + begin * pre_row, end - begin
     vectors = c["with_a"] * (c["H_row"] // size)
     with e.split(c["in_place"].compare("==", 0)) as (packed, lies):
@@ -207,9 +256,9 @@ def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors
     """In `_begin_block`: this member's vectors of the sums, by weights that lie as the user's."""
     g, size = e.args, e.kind.size
     blocks, pre = c["H_row"] // size, g["shared"] + c["pre"]
-    begin, end = my_share(e, vectors, g["member"], g["members"])
+    begin, end = my_share(vectors, g["member"], g["members"])
     with e.loop(end, start=begin) as v:
-        gate = e.word(f["gate_a"] + v.index // blocks * 8)
+        gate = e.word(f["gate_a"], v.index // blocks)
         unit, at = v.index % blocks * e.kind.lanes, v.index * size
         e.call(
             lines, start=f["bias"] + at, start_row=0, A=g["scratch"], A_row=c["I_row"],
@@ -230,7 +279,7 @@ def _write_step(
     with parts_of(e, blocks, c["panel"], mine, turned=g["t"] % 2) as (first, some):
         V = some * c["last_u"]
         groups = ((V + c["widest"] - 1) // c["widest"]).most(1)
-        height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
+        height = e.word(c["heights"], (V + groups - 1) // groups)
         height = where(c["in_place"].compare("==", 0), height, g["R"].most(1))
         with parts_of(e, g["R"], height) as (row, R):
             _panel(e, c, f, products[1], operand, (first, some), (row, R))
@@ -257,7 +306,7 @@ def _multiply_packed(
         tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
         following = NextPanel.after(tile, V * c["H"] * size, mine, far, g["t"] % 2)
         e.call_at(
-            e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, places=c["places"] + group * 8,
+            e.word(c["tiles"], V * PLACES + R), TILE, places=c["places"] + group * 8,
             A_part=0, B=tile, parts=1, C=chains + group * size,
             **share_of(following, (row, R, g["R"]), V * size), **words,
         )  # fmt: skip
@@ -270,9 +319,9 @@ def _multiply_in_place(
     (first, some), G, start, chains = units, c["last_u"], words.pop("start"), words.pop("C")
     with e.loop(some * G) as v:
         unit, k = (first + v.index // G) * e.kind.lanes, v.index % G * 8
-        matrix = matrix_of(e, f["matrices"], e.word(f["matrix_last"] + k))
+        matrix = e.word(f["matrices"], e.word(f["matrix_last"] + k))
         weights = lines_of(e, c, matrix, e.word(f["gate_last"] + k), unit, c["H"])
-        place = e.word(c["places"] + v.index * 8)
+        place = e.word(c["places"], v.index)
         e.call(lines, start=start + place, C=chains + v.index * e.kind.size, **weights, **words,
                **e.passed_on("block", "scratch"))  # fmt: skip
 
@@ -306,7 +355,7 @@ def _panel(
             _multiply_packed(e, c, f, units, rows, dict(words))
         with lies:
             _multiply_in_place(e, c, f, lines, units, words | {"rows": R})
-    n = e.word(c["offset"] + g["t"] * 8) + b
+    n = e.word(c["offset"], g["t"]) + b
     e.call_at(
         c["cell_forward"], CELL_FORWARD, rows=R, unit_blocks=some, chains=chains,
         chains_row=chains_row, pre=pre, pre_row=pre_row, old=old + column,

@@ -1,4 +1,4 @@
-"""Rows of numbers at the steps of a chunk: copied, reset, and recorded as traces.
+"""Rows of numbers at the steps of a chunk: their units, copied, reset, and recorded as traces.
 
 Rows are copied between users' tensors and buffers padded to whole vectors. Before a step some rows'
 states go back to where a reset says, and gradients flow to there. Sequences of the states besides
@@ -18,10 +18,11 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import RESETS, TRACE, Kind
-from throughtime.compiler.llvm.loops.team import Share, my_share
+from throughtime.compiler.llvm.abi import RESETS, RUN, TRACE, Kind
+from throughtime.compiler.llvm.loops.team import Role, my_share
 from throughtime.compiler.llvm.values import I64, Mask, Num, Vector, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, begin
+from throughtime.compiler.plan import Plan
 
 
 def lanes_below(e: Emit, count: Num) -> Mask:
@@ -56,6 +57,30 @@ def store_part(e: Emit, value: Vector, address: Num, left: Num) -> None:
             e.b.call(function, [value.value, e.pointer(address), mask])
 
 
+def blocks_of(e: Emit, units: Num) -> Num:
+    """How many vectors so many units fill."""
+    return (units + e.kind.lanes - 1) // e.kind.lanes
+
+
+def units_of(e: Emit, plan: Plan) -> dict[str, Num]:
+    """How many units each width has; arguments of the function are H and a list, `widths`."""
+    names = plan.widths.names
+    g = e.args
+    return {names[0]: g["H"]} | {w: e.word(g["widths"], i) for i, w in enumerate(names[1:], 1)}
+
+
+def sections(e: Emit, plan: Plan, blocks: Num) -> Iterator[tuple[str, Num, Num]]:
+    """For each width its name, how many units it has, and of how many blocks: `blocks`, which may
+    be a part of a step's, where widths are all the same."""
+    for name, units in units_of(e, plan).items():
+        yield name, units, blocks if plan.widths.even else blocks_of(e, units)
+
+
+def run_at(e: Emit, c: Frame, i: Num) -> Frame:
+    """The i-th run, in the order in which they are computed."""
+    return Frame(e, c["runs"] + i * (8 * len(RUN)), RUN)
+
+
 def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     """Functions that copy rows of `count` numbers.
 
@@ -71,7 +96,7 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
         e = Emit(module, name, kind, (*names, *ordered), internal=True)
         g = e.args
         with e.loop(g["rows"]) as row:
-            line = e.word(g["order"] + row.index * 8) if ordered else row.index
+            line = e.word(g["order"], row.index) if ordered else row.index
             to = g["to"] + g["to_row"] * (line if name == "give" else row.index)
             source = g["source"] + g["source_row"] * (line if name == "take" else row.index)
             with e.loop(g["count"], step=kind.lanes) as k:
@@ -87,31 +112,31 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     return functions
 
 
-def for_chunks(e: Emit, c: Frame, share: Share, run: Callable[[Num, Num, Num], None]) -> None:
+def for_chunks(e: Emit, c: Frame, role: Role, run: Callable[[Num, Num, Num], None]) -> None:
     """Write `run(d, low, high)` for each of this thread's chunks."""
-    with e.loop(c["D"] * c["chunks"], start=share.task, step=share.tasks) as task:
+    with e.loop(c["D"] * c["chunks"], start=role.task, step=role.tasks) as task:
         d, part = task.index // c["chunks"], task.index % c["chunks"]
-        run(d, e.word(c["bounds"] + part * 8), e.word(c["bounds"] + part * 8, 1))
+        run(d, e.word(c["bounds"], part), e.word(c["bounds"] + part * 8, 1))
 
 
-def time_of(e: Emit, c: Frame, f: Frame, i: Num) -> Num:
+def time_of(c: Frame, f: Frame, i: Num) -> Num:
     """The step of the sequence that comes i-th in this direction."""
     return where(f["reverse"].compare("!=", 0), c["T"] - 1 - i, i)
 
 
 def alive(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> Num:
     """How many of the rows low..high a step has."""
-    return (e.word(c["alive"] + t * 8).least(high) - low).most(0)
+    return (e.word(c["alive"], t).least(high) - low).most(0)
 
 
 def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
     """Rows before those of the steps j..last, counted from the sequence's end in this direction."""
     t = where(f["reverse"].compare("!=", 0), j, c["T"] - last)
-    return e.word(c["offset"] + t * 8)
+    return e.word(c["offset"], t)
 
 
 def state_width(e: Emit, c: Frame, s: Num) -> Num:
-    return e.word(c["state_widths"] + s * 8)
+    return e.word(c["state_widths"], s)
 
 
 def take_states(
@@ -143,9 +168,9 @@ def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, l
     """x of the steps first..last, one row after the other; gives how many rows."""
     g = e.args
     with e.loop(last, e.number(0), start=first) as i:
-        t, m = time_of(e, c, f, i.index), i.values[0]
+        t, m = time_of(c, f, i.index), i.values[0]
         R = alive(e, c, t, g["low"], g["high"])
-        source = c["x"] + e.word(c["x_steps"] + t * 8)
+        source = c["x"] + e.word(c["x_steps"], t)
         e.call(copies["take"], to=g["scratch"] + m * c["I_row"], to_row=c["I_row"], source=source,
                source_row=c["x_row"], rows=R, count=c["I"],
                order=c["order"] + g["low"] * 8)  # fmt: skip
@@ -163,7 +188,7 @@ def write_reset(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     with _rows(e, f, g["i"]) as (resets, row), e.loop(g["states"]) as s:
         state = f["state"] + s.index * c["state_plane"]
         to = where(s.index.compare("==", 0), g["h"], state) + row * c["H_row"]
-        initial = e.word(resets["initial"] + s.index * 8)
+        initial = e.word(resets["initial"], s.index)
         source = where(initial.compare("!=", 0), initial, c["zeros"])
         width = state_width(e, c, s.index)
         e.call(copies["take"], to=to, to_row=c["H_row"], source=source, source_row=0, rows=1,
@@ -193,7 +218,7 @@ def _rows(e: Emit, f: Frame, i: Num) -> Iterator[tuple[Frame, Num]]:
         resets = Frame(e, f["resets"], RESETS)
         first = resets["first"] + i * 8
         with e.loop(e.word(first, 1), start=e.word(first)) as k:
-            row = e.word(resets["reset_rows"] + k.index * 8)
+            row = e.word(resets["reset_rows"], k.index)
             with e.when((row >= low) & (row < high)):
                 yield resets, row
 
@@ -205,7 +230,7 @@ def reset_share(e: Emit, c: Frame, f: Frame, reset: Emit, R: Num, i: Num, h: Num
     so that the members must meet, else 0.
     """
     g, count = e.args, _count(e, f, i)
-    begin, end = my_share(e, R, g["member"], g["members"])
+    begin, end = my_share(R, g["member"], g["members"])
     with e.when(count > 0):
         low = g["low"]
         e.call(reset, **e.passed_on("block", "d"), i=i, low=low + begin, high=low + end,
@@ -229,7 +254,7 @@ def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num
     there is none), and bytes from row to row."""
     with e.when(f["traces"].compare("!=", 0)), e.loop(c["states"], start=1) as s:
         one = Frame(e, f["traces"] + (s.index - 1) * (8 * len(TRACE)), TRACE)
-        before = e.word(c["offset"] + t * 8)
+        before = e.word(c["offset"], t)
         place = one["tensor"] + t * one["step"] + before * one["before"]
         yield s.index, where(one["tensor"].compare("==", 0), 0, place), one["row"]
 
@@ -237,7 +262,7 @@ def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num
 def give_traces(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num) -> None:
     """This member's share of the rows of a step; the others must not go on before it is done."""
     g = e.args
-    begin, end = my_share(e, R, g["member"], g["members"])
+    begin, end = my_share(R, g["member"], g["members"])
     first = g["low"] + begin
     with _states(e, c, f, t) as (s, place, row):
         source = f["state"] + s * c["state_plane"] + first * c["H_row"]
@@ -253,7 +278,7 @@ def write_take_traces(module: ir.Module, kind: Kind) -> Emit:
         own, units = f["d_state"] + s * c["state_plane"], state_width(e, c, s)
         with e.loop(g["R"]) as k, e.loop(units, step=kind.lanes) as unit:
             at, b = unit.index * kind.bytes, g["low"] + k.index
-            source = place + e.word(c["order"] + b * 8) * row
+            source = place + e.word(c["order"], b) * row
             to = own + b * c["H_row"] + at
             gradient = load_part(e, source + at, units - unit.index)
             e.store(e.load(to) + gradient, to)

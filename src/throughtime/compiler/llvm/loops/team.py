@@ -33,7 +33,7 @@ _FLUSH_ARM: Final = 1 << 24
 """The bits that flush denormals, in MXCSR (results and operands) and in FPCR."""
 
 
-def my_share(e: Emit, count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
+def my_share(count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
     """The part of `count` things that is this thread's: from, to."""
     return thread * count // team, (thread + 1) * count // team
 
@@ -45,7 +45,7 @@ def meet(e: Emit, barrier: Emit, count: Num) -> None:
         e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
 
 
-class Share(NamedTuple):
+class Role(NamedTuple):
     """What a thread does of a region's chunks of rows.
 
     Attributes:
@@ -61,7 +61,7 @@ class Share(NamedTuple):
     counter: Num
 
     @classmethod
-    def of(cls, c: Frame, thread: Num, team: Num) -> Share:
+    def of(cls, c: Frame, thread: Num, team: Num) -> Role:
         """Of this thread of a team: where there are fewer chunks than threads, some share one."""
         members = (team // (c["D"] * c["chunks"])).least(c["most_members"]).most(1)
         task = thread // members

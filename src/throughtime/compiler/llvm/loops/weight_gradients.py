@@ -14,10 +14,8 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
-from throughtime.compiler.llvm.loops.rows import first_row
+from throughtime.compiler.llvm.loops.rows import blocks_of, first_row, run_at
 from throughtime.compiler.llvm.loops.team import my_share
-from throughtime.compiler.llvm.products.packing import matrix_of
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
@@ -34,7 +32,7 @@ def write_weights(
         f = direction(e, d.index)
         before = first_row(e, c, f, g["first"], g["last"])
         top = where(f["reverse"].compare("!=", 0), g["last"], c["T"] - g["first"]) - 1
-        count = e.word(c["offset"] + top * 8) + e.word(c["alive"] + top * 8) - before
+        count = e.word(c["offset"], top) + e.word(c["alive"], top) - before
         with e.when(c["wants_x"].compare("!=", 0)):
             _input(e, c, f, product, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
@@ -44,7 +42,7 @@ def write_weights(
             with e.loop(c["early"] + 1) as i:
                 _run(e, c, f, functions, run_at(e, c, i.index), count)
             columns = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // kind.size)
-            low, high = my_share(e, columns, g["thread"], g["team"])
+            low, high = my_share(columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
             source, row = _walked(f, source, line_size(c, kind), count)
             e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
@@ -83,7 +81,7 @@ def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
 def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
     """dx = W^T d_sums, this thread's share of a block's rows."""
     g, line = e.args, line_size(c, e.kind)
-    low, high = my_share(e, count, g["thread"], g["team"])
+    low, high = my_share(count, g["thread"], g["team"])
     e.call(
         product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
         A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
@@ -98,7 +96,7 @@ def _run(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], run: Frame, 
     operand = f["operand_block"] + run["slot"] * c["operand_block_plane"]
     source = where(run["has_operand"].compare("!=", 0), operand, f["old_block"])
     rows = source, c["H_row"], count
-    to, cut = (matrix_of(e, f[n], run["matrix"]) for n in ("d_matrices", "d_matrices_cut"))
+    to, cut = (e.word(f[n], run["matrix"]) for n in ("d_matrices", "d_matrices_cut"))
     row = blocks_of(e, run["K"]) * e.kind.size
     matrix = Gradient(to, cut, run["width"], row, run["K"])
     with e.split(run["blocks"].compare("==", 1)) as (whole, parted):
@@ -126,14 +124,14 @@ def _weights(
     g, (gates, first, number), (column_product, cut) = e.args, sums, functions
     to, width, row = matrix.to, matrix.width, matrix.row
     number = number if run is None else run["blocks"]
-    low, high = my_share(e, number * width, g["thread"], g["team"])
+    low, high = my_share(number * width, g["thread"], g["team"])
     block, block_step = _walked(f, *rows)
     begins = g["first"].compare("==", 0) & c["adds"].compare("==", 0)
     with e.loop(number) as q:
         line = q.index * width
         start, stop = low.most(line), high.least(line + width)
         unit = start - line
-        part = e.word(gates + q.index * 8).most(0) if run is None else q.index
+        part = e.word(gates, q.index).most(0) if run is None else q.index
         before = part * width + unit
         address = to + before * row
         source, source_row = where(begins, c["zeros"], address), where(begins, 0, row)
@@ -186,12 +184,12 @@ def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
         with e.loop(c["sums"]) as k:
             source = f["d_bias"] + k.index * c["H_row"]
             for gates, to in (("gate_a", "d_W_bias"), ("gate_u", "d_U_bias")):
-                gate = e.word(f[gates] + k.index * 8)
+                gate = e.word(f[gates], k.index)
                 with e.when((gate >= 0) & f[to].compare("!=", 0)):
                     _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
         with e.loop(c["unit_parameters"]) as v:
             source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]
-            _give_line(e, c, copies, e.word(f["d_unit_parameters_at"] + v.index * 8), source)
+            _give_line(e, c, copies, e.word(f["d_unit_parameters_at"], v.index), source)
 
 
 def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:

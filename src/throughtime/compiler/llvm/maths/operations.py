@@ -185,15 +185,6 @@ def _clamp(x: Vector, low: float, high: float) -> Vector:
     return x if high == math.inf else at_most(x, high)
 
 
-def _sign(x: Vector) -> Vector:
-    """1, -1, and 0 for what is neither above nor below 0, including NaN."""
-    return where(x > 0, 1, where(x < 0, -1, x.constant(0)))
-
-
-def _leaky_relu(x: Vector, slope: float) -> Vector:
-    return where(x > 0, x, x * slope)
-
-
 _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "add": lambda x, w: x + w,
     "sub": lambda x, w: x - w,
@@ -205,10 +196,10 @@ _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "square": lambda x: x * x,
     "sqrt": sqrt,
     "rsqrt": lambda x: 1 / sqrt(x),
-    "sign": _sign,
+    "sign": lambda x: where(x > 0, 1, where(x < 0, -1, x.constant(0))),  # of NaN too it is 0
     "detach": lambda x: x,
     "relu": lambda x: at_least(x, 0),
-    "leaky_relu": _leaky_relu,
+    "leaky_relu": lambda x, slope: where(x > 0, x, x * slope),
     "hardtanh": _clamp,
     "clamp": _clamp,
     "maximum": _maximum,

@@ -19,8 +19,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from throughtime.diagnosis.observe import Key
+from throughtime.diagnosis.report import describe, make_label, name_model, write_steps
 from throughtime.diagnosis.report.chart import Chart, list_swaps, read_library, write_variables
-from throughtime.diagnosis.report.text import describe, make_label, name_model, write_steps
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.report import Report, Trouble
@@ -166,7 +166,7 @@ def write_page(report: Report) -> str:
 
 def write_run_page(
     title: str, facts: dict[str, str], figures: Table, run_panels: list[Panel],
-    report: Report | None, reason: str = "",
+    report: Report | None, reason: str,
 ) -> str:  # fmt: skip
     """A run's facts, figures and pictures, and its report under them, in the same look.
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.report import Report, make_label
 from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, Table, show
-from throughtime.diagnosis.report.text import make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.evenness import Evenness, Share

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.report import Report, make_label
 from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, Table, list_absent, list_parts, number_rows
-from throughtime.diagnosis.report.text import make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.lag_gradient import LagGradient

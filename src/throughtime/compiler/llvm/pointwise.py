@@ -122,9 +122,6 @@ def loader(e: Emit, address: Num) -> Load:
     return lambda: e.load(address)
 
 
-Source = Callable[[int], Any]
-"""From a node that is not computed here to its value."""
-
 _DEEP: Final = 64
 """Nodes of a chain that are computed in one go."""
 

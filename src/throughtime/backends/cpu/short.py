@@ -1,21 +1,34 @@
-"""One layer's plain calls, prepared shape by shape."""
+"""The short way: what plain calls of one layer have in common is prepared, shape by shape.
+
+What is left to a call is to write addresses. Nothing here knows lengths of padded rows, resets,
+masks, traces, norms, segments or queues. A call that has one of them, or a tensor that needs more
+than one comparison, goes the long way (forward_pass.py), to the same code and the same bits.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import rows_of
-from throughtime.backends.cpu.block import RaggedWords
-from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
-from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain, take_whole
-from throughtime.backends.cpu.memory import LEAST_BYTES
-from throughtime.backends.cpu.operands import plan_of
+from throughtime.backends.cpu.block import CallBlock, Template
+from throughtime.backends.cpu.forward_pass import kept_shape, template_for
+from throughtime.backends.cpu.look import (
+    FLOATS,
+    can_read_weights,
+    check_whole,
+    parameters_of,
+    take_lines,
+    take_whole,
+)
+from throughtime.backends.cpu.memory import LEAST_BYTES, fresh, give_back, take
+from throughtime.backends.cpu.operands import RaggedWords
 from throughtime.backends.cpu.products import LEAST_NUMBERS, MOST_ROWS, is_in_place
 from throughtime.backends.cpu.schedule import (
     Team,
@@ -23,14 +36,113 @@ from throughtime.backends.cpu.schedule import (
     forward_team,
     is_shared,
     matrix_names,
+    plan_of,
 )
 from throughtime.backends.cpu.shape import Key, Shape
-from throughtime.backends.cpu.short.region import ShortRegion
 from throughtime.cells import Cell
-from throughtime.compiler.passes import NO_MASKS, apart
+from throughtime.compiler.passes import NO_MASKS, unshare
 from throughtime.compiler.plan import make_plan, why_unplanned
-from throughtime.compiler.runtime import machine
+from throughtime.compiler.runtime import machine, threads
 from throughtime.errors import ShapeError
+
+KEPT_BYTES: Final = 16 * 1024
+"""The largest arena that a region keeps; others are taken anew by each call, in one microsecond.
+
+A layer keeps hundreds of regions.
+"""
+
+Place = tuple[str, int, int]
+"""A word of the block, the number of the tensor it points into, and bytes from its start."""
+
+
+class ShortRegion:
+    """A region called with tensors in an order agreed on once.
+
+    Args:
+        template: of its words; what is not named here stays 0, which says "not given".
+        function: the region's address.
+        team: of threads that run it.
+        places: of the addresses.
+        first, weights: the number of the first tensor that is a weight, and all their names. Their
+            storages are looked at once an address, for a storage that is given another size moves.
+        aside: name -> bytes of what the region writes and nothing reads.
+    """
+
+    def __init__(
+        self, template: Template, function: int, team: Team, places: Sequence[Place],
+        first: int, weights: Sequence[str],
+        aside: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        words = template.places()
+        self._template = template
+        self._function = threads.caller(function, *team.how)
+        self._weights, self._names = slice(first, first + len(weights)), tuple(weights)
+        of_weights = range(first, first + len(weights))
+        every = [(words[name], i, start) for name, i, start in places]
+        self._places = tuple(place for place in every if place[1] not in of_weights)
+        self._weight_places = tuple(place for place in every if place[1] in of_weights)
+        self._counters = tuple(template.counters)
+        self._aside = tuple((words[name], bytes) for name, bytes in aside.items())
+        self._fixed: list[tuple[int, int]] = []
+        self._held: RaggedWords | None = None
+        self._keeps = template.arena_bytes <= KEPT_BYTES
+        self._blocks: list[CallBlock] = []
+
+    def run(self, tensors: Sequence[Tensor]) -> None:
+        """Call it; the tensors live until then.
+
+        Raises:
+            ShapeError: a weight's storage is too small for it.
+        """
+        try:
+            block = self._blocks.pop()
+        except IndexError:  # the first call, or another thread is using what there is
+            block = self._new()
+        if block.arena is None:
+            block.work_in(self._template, take(self._template.arena_bytes))
+        words, addresses = block.words, [v.data_ptr() for v in tensors]
+        if addresses[self._weights] != block.weights:
+            self._look(tensors, addresses, block)
+        for place, i, first in self._places:
+            words[place] = addresses[i] + first
+        for place in self._counters:
+            words[place] = 0
+        self._function(block.address)
+        if self._blocks:
+            return
+        if not self._keeps and block.arena is not None:
+            give_back(block.arena)
+            block.arena = None
+        self._blocks.append(block)
+
+    def _look(self, tensors: Sequence[Tensor], addresses: Sequence[int], block: CallBlock) -> None:
+        """Look at weights, and write their addresses, which stay until these are others."""
+        for name, v in zip(self._names, tensors[self._weights], strict=True):
+            check_whole(name, v)
+        for place, i, first in self._weight_places:
+            block.words[place] = addresses[i] + first
+        block.weights = list(addresses[self._weights])
+
+    def fix(self, name: str, address: int) -> None:
+        """One word for all calls."""
+        self._fixed.append((self._template.places()[name], address))
+
+    def fix_all(self, words: RaggedWords | None) -> None:
+        """The words of ragged rows for all calls, if these are any."""
+        if words is not None:
+            self._held = words
+            for name, address in words.addresses.items():
+                self.fix(name, address)
+
+    def _new(self) -> CallBlock:
+        block = CallBlock(self._template)
+        for place, bytes in self._aside:
+            memory = fresh(bytes)
+            block.hold(memory)
+            block.words[place] = memory.ctypes.data
+        for place, address in self._fixed:
+            block.words[place] = address
+        return block
 
 
 class BatchForm(NamedTuple):
@@ -174,7 +286,9 @@ class Way(NamedTuple):
         layer, layout = self.layer, self.layout
         if x.shape != (*(layout.lead[::-1] if layout.turned else layout.lead), layer.I):
             return False
-        if take_plain(weights, layer.wanted, layer.dtype) is None or not take_lines(x, layer.dtype):
+        if not (
+            can_read_weights(weights, layer.wanted, layer.dtype) and take_lines(x, layer.dtype)
+        ):
             return False
         shapes = [layout.state(layer.D, w) for w in layer.widths]
         pairs = zip(state, shapes if state else (), strict=True)
@@ -211,7 +325,7 @@ def find_way(
                 continue
             places += [(f"{word}{s} {d}", first, (place * D + d) * plane) for d in range(D)]
             first += 1
-    saved = kept_shapes(call)[0] if keep else ()
+    saved = kept_shape(call, plan_of(call)) if keep else ()
     if keep:
         plane = saved[1] * saved[2] * saved[3] * layer.bytes
         places += [(f"saved {d}", first, d * plane) for d in range(D)]
@@ -229,7 +343,7 @@ def prepare(
     """A layer with a short way, or None: not all cells, machines and numbers have one."""
     if dtype not in FLOATS or machine.host() is None or cell.layout.inputs:
         return None
-    if why_unplanned(cell, H) is not None or apart(cell, H) is not cell:
+    if why_unplanned(cell, H) is not None or unshare(cell, H) is not cell:
         return None
     plan = make_plan(cell, NO_MASKS, H)
     layout, names = cell.layout, cell.layout.names(bias)

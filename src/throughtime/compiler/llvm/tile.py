@@ -12,6 +12,7 @@ nothing of cells; what a panel of V vectors means is the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -22,16 +23,25 @@ from throughtime.compiler.llvm.values import Num, Vector, fma, where
 from throughtime.compiler.llvm.writer import SECOND, Emit
 
 
-def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
-    """Write the tile of R rows and V vectors; gives its name."""
+def _chains(e: Emit, rows: int, places: Sequence[Num | int]) -> list[Vector]:
+    """Where the chains of a tile start, row by row, from the places of its vectors."""
+    g = e.args
+    return [e.load(g["start"] + g["start_row"] * r + at) for r in range(rows) for at in places]
+
+
+def _give(e: Emit, chains: Sequence[Any], vectors: int) -> None:
+    """The chains of a tile to C, which ends the function."""
+    for i, chain in enumerate(chains):
+        r, v = divmod(i, vectors)
+        e.store(chain, e.args["C"] + e.args["C_row"] * r + v * e.kind.size)
+    e.done()
+
+
+def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> None:
+    """Write the tile of R rows and V vectors."""
     e = Emit(module, f"tile_{vectors}_{rows}", kind, TILE)
     g = e.args
-    places = [e.word(g["places"], v) for v in range(vectors)]
-    start = [
-        e.load(g["start"] + g["start_row"] * r + places[v])
-        for r in range(rows)
-        for v in range(vectors)
-    ]
+    start = _chains(e, rows, [e.word(g["places"], v) for v in range(vectors)])
     with e.loop(g["parts"], *start, g["A"], g["B"], g["ahead"]) as part:
         *chains, a, b, ahead = part.values
         with e.loop(g["K"], *chains, a, b, ahead) as k:
@@ -40,11 +50,7 @@ def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
             k.next = [*_step(e, values, rows, vectors), ahead + g["ahead_step"]]
         *chains, _, b, ahead = k.values
         part.next = [*chains, a + g["A_part"], b, ahead]
-    for i, chain in enumerate(part.values[:-3]):
-        r, v = divmod(i, vectors)
-        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
-    e.done()
-    return str(e.function.name)
+    _give(e, part.values[:-3], vectors)
 
 
 def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
@@ -90,8 +96,8 @@ def transposed(square: list[Vector]) -> list[Vector]:
     return square
 
 
-def write_line_tile(module: ir.Module, kind: Kind, rows: int) -> str:
-    """Write the tile of R rows and one vector whose B is lines of a matrix; gives its name.
+def write_line_tile(module: ir.Module, kind: Kind, rows: int) -> None:
+    """Write the tile of R rows and one vector whose B is lines of a matrix.
 
     A square of them is turned in registers, for as many k as a vector has lanes. Lanes without a
     line multiply zeros.
@@ -113,7 +119,6 @@ def write_line_tile(module: ir.Module, kind: Kind, rows: int) -> str:
     for r, chain in enumerate(tail.values):
         e.store(chain, g["C"] + g["C_row"] * r)
     e.done()
-    return str(e.function.name)
 
 
 def _grown(
@@ -130,15 +135,11 @@ def _grown(
     return chains
 
 
-def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
+def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> None:
     """Write the tile of R rows and V vectors whose A lies with r from number to number."""
     e = Emit(module, f"column_{vectors}_{rows}", kind, COLUMN_TILE)
     g = e.args
-    start = [
-        e.load(g["start"] + g["start_row"] * r + v * kind.size)
-        for r in range(rows)
-        for v in range(vectors)
-    ]
+    start = _chains(e, rows, [v * kind.size for v in range(vectors)])
     with e.loop(g["K"], *start, g["A"], g["B"]) as k:
         *chains, a, b = k.values
         weights = [e.load(b + v * kind.size) for v in range(vectors)]
@@ -147,26 +148,17 @@ def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) ->
             for v in range(vectors):
                 chains[r * vectors + v] = fma(x, weights[v], chains[r * vectors + v])
         k.next = [*chains, a + g["A_step"], b + g["B_step"]]
-    for i, chain in enumerate(k.values[:-2]):
-        r, v = divmod(i, vectors)
-        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
-    e.done()
-    return str(e.function.name)
+    _give(e, k.values[:-2], vectors)
 
 
 UPPER_HALF = 0xFFFF0000
 
 
-def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
-    """Write the tile of R rows and V vectors; gives its name. It takes one part of each row."""
+def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> None:
+    """Write the tile of R rows and V vectors. It takes one part of each row."""
     e = Emit(module, f"narrow_tile_{vectors}_{rows}", kind, TILE)
     g = e.args
-    places = [e.word(g["places"], v) for v in range(vectors)]
-    chains = [
-        e.load(g["start"] + g["start_row"] * r + places[v])
-        for r in range(rows)
-        for v in range(vectors)
-    ]
+    chains: list[Any] = _chains(e, rows, [e.word(g["places"], v) for v in range(vectors)])
     # The loop of the last k runs once or not at all.
     for times, halves in ((g["K"] // 2, 2), (g["K"] % 2, 1)):
         a = g["A"] if halves == 2 else g["A"] + (g["K"] + -1) * kind.bytes
@@ -174,11 +166,7 @@ def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) ->
         with e.loop(times, *chains, a, b) as k:
             k.next = _narrow_step(e, k.values, rows, vectors, halves)
         chains = k.values[:-2]
-    for i, chain in enumerate(chains):
-        r, v = divmod(i, vectors)
-        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
-    e.done()
-    return str(e.function.name)
+    _give(e, chains, vectors)
 
 
 def _narrow_step(e: Emit, values: list[Any], rows: int, vectors: int, halves: int) -> list[Any]:

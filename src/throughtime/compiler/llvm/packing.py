@@ -14,10 +14,9 @@ from __future__ import annotations
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import WIDEST, Kind
-from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
-from throughtime.compiler.llvm.loops.rows import load_part, store_part
-from throughtime.compiler.llvm.products.product import parts_of
-from throughtime.compiler.llvm.products.tile import transposed
+from throughtime.compiler.llvm.loops.rows import blocks_of, load_part, run_at, store_part
+from throughtime.compiler.llvm.product import parts_of
+from throughtime.compiler.llvm.tile import transposed
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
@@ -35,9 +34,8 @@ def write_lines(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
     g, kept = e.args, e.args["copy"].compare("!=", 0)
     count = g["lines"].least(kind.lanes).most(0) * g["K"]
     asked = kept & common(e)["trusted"].compare("!=", 0)
-    stale = e.choose(
-        asked, lambda: _differ(e, g["source"], g["copy"], count), lambda: e.truth(True)
-    )
+    always = Truth(e.b, ir.IntType(1)(True))
+    stale = e.choose(asked, lambda: _differ(e, g["source"], g["copy"], count), lambda: always)
     with e.when(stale):
         with e.when(kept), e.loop(count, step=kind.lanes) as k:
             at, left = k.index * kind.bytes, count - k.index
@@ -46,8 +44,7 @@ def write_lines(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
         read = where(g["copy"].compare("!=", 0), g["copy"], g["source"])
         others = e.passed_on("block", "to", "to_step", "lines", "K")
         e.call(squares, source=read, **others)
-    e.done()
-    return e
+    return e.done()
 
 
 def _differ(e: Emit, first: Num, second: Num, count: Num) -> Truth:
@@ -90,8 +87,7 @@ def write_squares(module: ir.Module, kind: Kind) -> Emit:
         e.store(e.constant(0), to)
         with e.loop(g["lines"].least(kind.lanes)) as lane:
             e.store(e.real(source + line * lane.index), to + lane.index * kind.bytes)
-    e.done()
-    return e
+    return e.done()
 
 
 def write_packing(
@@ -112,11 +108,10 @@ def write_packing(
             _pack_bias(e, c, f)
             with e.loop(c["unit_parameters"]) as v:
                 to = f["unit_values"] + v.index * c["H_row"]
-                source = e.word(f["unit_parameters_at"] + v.index * 8)
+                source = e.word(f["unit_parameters_at"], v.index)
                 e.call(copies["take"], to=to, to_row=0, source=source, source_row=0, rows=1,
                        count=c["H"], order=c["zeros"])  # fmt: skip
-    e.done()
-    return e
+    return e.done()
 
 
 def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
@@ -126,7 +121,7 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
     _pack_flat(e, lines, mine, inputs, (c["H"], blocks))
     with e.loop(c["early"]) as i:
         run = run_at(e, c, i.index)
-        to, matrix = f["U_early"] + run["packed_first"], matrix_of(e, f["matrices"], run["matrix"])
+        to, matrix = f["U_early"] + run["packed_first"], e.word(f["matrices"], run["matrix"])
         gates = f["gate_u"] + run["line"] * 8
         blocks = blocks_of(e, run["width"])
         one = run["count"] * blocks * (run["K"] * e.kind.size)
@@ -146,17 +141,12 @@ def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit) -> None:
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
         to, gates = f["U_back"] + run["packed_first"], f["gate_u"] + run["line"] * 8
-        matrix = matrix_of(e, f["matrices"], run["matrix"])
+        matrix = e.word(f["matrices"], run["matrix"])
         one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
         with e.loop(run["blocks"]) as b:
             part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
             e.call(columns, to=to + b.index * one, source=part, gate=gates, gates=run["count"],
                    lines=run["width"], columns=run["K"], **mine)  # fmt: skip
-
-
-def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:
-    """The address of a matrix among a direction's."""
-    return e.word(matrices + number * 8)
 
 
 def write_columns(module: ir.Module, kind: Kind) -> Emit:
@@ -172,14 +162,13 @@ def write_columns(module: ir.Module, kind: Kind) -> Emit:
         panel = g["to"] + first * (g["gates"] * H * kind.size)
         with e.loop(g["gates"]) as q, e.loop(V) as v:
             column = (first + v.index) * kind.lanes
-            gate = e.word(g["gate"] + q.index * 8).most(0)
+            gate = e.word(g["gate"], q.index).most(0)
             source = g["source"] + gate * H * line + column * kind.bytes
             to = panel + (q.index * H * V + v.index) * kind.size
             with e.loop(H) as unit:
                 value = load_part(e, source + unit.index * line, g["columns"] - column)
                 e.store(value, to + unit.index * V * kind.size)
-    e.done()
-    return e
+    return e.done()
 
 
 def _pack_flat(
@@ -199,7 +188,7 @@ def _pack_flat(
         with e.loop(V) as v:
             column = first + v.index
             unit = column % blocks * e.kind.lanes
-            gate = e.word(gates + column // blocks * 8).most(0)
+            gate = e.word(gates, column // blocks).most(0)
             source = matrix + (gate * H + unit) * K * e.kind.bytes
             _pack_vector(e, lines, (panel, v.index, V), source, H - unit, K)
 
@@ -213,9 +202,9 @@ def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, N
             with e.loop(V) as v:
                 vector = group + v.index
                 unit = (first + vector // G) * e.kind.lanes
-                gate = e.word(f["gate_last"] + vector % G * 8).most(0)
-                which = e.word(f["matrix_last"] + vector % G * 8)
-                source = matrix_of(e, f["matrices"], which) + (gate * K + unit) * K * e.kind.bytes
+                gate = e.word(f["gate_last"], vector % G).most(0)
+                which = e.word(f["matrix_last"], vector % G)
+                source = e.word(f["matrices"], which) + (gate * K + unit) * K * e.kind.bytes
                 _pack_vector(e, lines, (tile, v.index, V), source, K - unit, K)
 
 
@@ -237,7 +226,7 @@ def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:
         unit = block.index * e.kind.lanes
         total = e.constant(0)
         for name, gates in (("W_bias", "gate_a"), ("U_bias", "gate_u")):
-            gate = e.word(f[gates] + k.index * 8)
+            gate = e.word(f[gates], k.index)
             there = (gate >= 0) & f[name].compare("!=", 0)
             left = where(there, c["H"] - unit, e.number(0))
             address = f[name] + (gate * c["H"] + unit) * e.kind.bytes

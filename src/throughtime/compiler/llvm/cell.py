@@ -13,7 +13,8 @@ from llvmlite import ir
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import NUMBER
 from throughtime.compiler.llvm.abi import CELL_BACKWARD, CELL_FORWARD, PHASE_FORWARD, Kind
-from throughtime.compiler.llvm.cell.pointwise import (
+from throughtime.compiler.llvm.loops.rows import blocks_of, lanes_below, sections, units_of
+from throughtime.compiler.llvm.pointwise import (
     Loads,
     Pointwise,
     backward_loads,
@@ -22,9 +23,7 @@ from throughtime.compiler.llvm.cell.pointwise import (
     places_back,
     places_forward,
 )
-from throughtime.compiler.llvm.cell.sweeps import Finish, Row, write_sweeps
-from throughtime.compiler.llvm.loops.phases import blocks_of, sections, units_of
-from throughtime.compiler.llvm.loops.rows import lanes_below
+from throughtime.compiler.llvm.sweeps import Finish, Row, write_sweeps
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.passes import HIDDEN

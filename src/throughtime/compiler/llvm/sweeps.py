@@ -14,10 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from throughtime.compiler.graph import NUMBER, Node
-from throughtime.compiler.llvm.cell.pointwise import Load, Loads, Pointwise, loader
-from throughtime.compiler.llvm.loops.phases import blocks_of, units_of
-from throughtime.compiler.llvm.loops.rows import lanes_below, load_part, store_part
+from throughtime.compiler.llvm.loops.rows import (
+    blocks_of,
+    lanes_below,
+    load_part,
+    store_part,
+    units_of,
+)
 from throughtime.compiler.llvm.maths import operations
+from throughtime.compiler.llvm.pointwise import Load, Loads, Pointwise, loader
 from throughtime.compiler.llvm.values import Num, Vector, where
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
@@ -165,13 +170,7 @@ def _everywhere(value: Vector) -> Vector:
 
 
 def write_line(row: Row, index: int, place: dict[int, int]) -> None:
-    """Make the line of a node after the walk that left what it is made of.
-
-    Args:
-        row: to which it belongs; it holds what is one number.
-        index: of the node.
-        place: the number of each node's line.
-    """
+    """Make a node's line after the walk that left what it is made of, at its number in `place`."""
     node = row.plan.graph.nodes[index]
     if node.op == "slice":
         _write_slice(row, index, place)

@@ -41,7 +41,7 @@ def fetch_shared(e: Emit, c: Frame) -> None:
     Asked for one by one, as products come to them, each would be waited for.
     """
     g = e.args
-    begin, end = my_share(e, c["H_row"] // LINE, g["member"], g["members"])
+    begin, end = my_share(c["H_row"] // LINE, g["member"], g["members"])
     with e.loop(g["R"]) as row:
         _fetch(e, g["old"] + row.index * c["H_row"], c["H_row"], NEAREST)
         with e.loop(c["sums"]) as k:
@@ -91,16 +91,15 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
         panel, column = g["B"] + first * vector, first * kind.size
         step = V * vector * g["members"]
         following = NextPanel.after(panel, V * vector, step, far, g["turned"])
-        with parts_of(e, g["rows"], e.word(c["heights"] + V * 8)) as (row, R):
+        with parts_of(e, g["rows"], e.word(c["heights"], V)) as (row, R):
             e.call_at(
-                e.word(c["tiles"] + (V * PLACES + R) * 8), TILE,
+                e.word(c["tiles"], V * PLACES + R), TILE,
                 start=g["start"] + g["start_row"] * row + column, places=c["flat"],
                 A=g["A"] + g["A_row"] * row, B=panel, C=g["C"] + g["C_row"] * row + column,
                 **e.passed_on("start_row", "A_row", "A_part", "parts", "K", "C_row"),
                 **share_of(following, (row, R, g["rows"]), V * kind.size),
             )  # fmt: skip
-    e.done()
-    return e
+    return e.done()
 
 
 def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
@@ -116,7 +115,7 @@ def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
     with e.split(g["rows"] <= c["line_height"]) as (few, many):
         with few, e.when(g["rows"] > 0):
             e.call_at(
-                e.word(c["line_tiles"] + g["rows"] * 8), LINE_TILE, zeros=c["zeros"],
+                e.word(c["line_tiles"], g["rows"]), LINE_TILE, zeros=c["zeros"],
                 **e.passed_on("start", "start_row", "A", "A_row", "B", "lines", "K", "C", "C_row"),
             )  # fmt: skip
         with many:
@@ -125,13 +124,12 @@ def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
                    **e.passed_on("block", "lines", "K"))  # fmt: skip
             with parts_of(e, g["rows"], e.word(c["heights"] + 8)) as (row, R):
                 e.call_at(
-                    e.word(c["tiles"] + (R + PLACES) * 8), TILE, places=c["flat"],
+                    e.word(c["tiles"], R + PLACES), TILE, places=c["flat"],
                     start=g["start"] + g["start_row"] * row, A=g["A"] + g["A_row"] * row,
                     B=turned, C=g["C"] + g["C_row"] * row, A_part=0, parts=1, ahead=turned,
                     ahead_step=0, **e.passed_on("start_row", "A_row", "K", "C_row"),
                 )  # fmt: skip
-    e.done()
-    return e
+    return e.done()
 
 
 class NextPanel(NamedTuple):
@@ -189,14 +187,13 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
                         start = g["start"] + g["start_row"] * (row + r) + column
                         _fetch(e, start + V * kind.size, V * kind.size, SECOND)
                 e.call_at(
-                    e.word(c["columns"] + (V * PLACES + R) * 8), COLUMN_TILE,
+                    e.word(c["columns"], V * PLACES + R), COLUMN_TILE,
                     start=g["start"] + g["start_row"] * row + column, A=A, A_step=A_step,
                     B=g["B"] + column, C=g["C"] + g["C_row"] * row + column,
                     **e.passed_on("start_row", "B_step", "K", "C_row"),
                 )  # fmt: skip
         done = done + left // R * R
-    e.done()
-    return e
+    return e.done()
 
 
 def _side_by_side(e: Emit, c: Frame, rows: int, A: Num) -> tuple[Num, Num]:

@@ -12,23 +12,13 @@ from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import cut_lines, shapes_for
 from throughtime.backends.cpu.look import all_within, find_extent, guard_all, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
-from throughtime.backends.cpu.operands import plan_of
-from throughtime.backends.cpu.schedule import backward_team, is_shared
-from throughtime.backends.cpu.short.layer import Way
-from throughtime.backends.cpu.short.region import Place, ShortRegion
+from throughtime.backends.cpu.schedule import backward_team, is_shared, plan_of
+from throughtime.backends.cpu.short import Place, ShortRegion, Way
 from throughtime.compiler.runtime.threads import available
 from throughtime.torch_private import Guard
 
 MOST_KINDS: Final = 4
 """Backward passes of a shape that are prepared: of other gradients wanted, or given otherwise."""
-
-
-class Wants(NamedTuple):
-    """Which gradients a backward pass gives."""
-
-    x: bool
-    weights: bool
-    start: bool
 
 
 class Back(NamedTuple):
@@ -131,12 +121,8 @@ class Derivative:
     def _sees(self, tensors: Sequence[Tensor], needs: tuple[bool, ...]) -> bool:
         """Whether the region may read these, looked at one by one."""
         way, dtype = self._way, self._way.layer.dtype
-        count = 1 + len(way.layer.parameters)
-        first, (y, kept), gradients = (
-            len(needs),
-            tensors[len(needs) :][:2],
-            tensors[len(needs) + 2 :],
-        )
+        count, first = 1 + len(way.layer.parameters), len(needs)
+        y, kept, *gradients = tensors[first:]
         own = take_whole(y, way.y, dtype) and (
             take_whole(kept, way.saved, dtype) or (kept.shape == way.saved and 0 in way.saved)
         )
@@ -150,16 +136,15 @@ class Derivative:
         """For tensors that were looked at."""
         layer, layout = self._way.layer, self._way.layout
         count = 1 + len(layer.parameters)
-        wants = Wants(needs[0], any(needs[1:count]), any(needs[count:]))
         work = 2 * layer.work(layout, tensors[0])
         call = layer.call(layout, tensors[0])
         team = backward_team(plan_of(call), call, layout.lines, layout.B)
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
         strides = (0, 0) if d_y is None else layout.strides(d_y)
         first = 0 if d_y is None else layer.widths[0] * layer.bytes
-        asked = Asked(strides, first, wants.x, wants.weights, False)
+        asked = Asked(strides, first, needs[0], any(needs[1:count]), False)
         template, shape = template_for(layer.key(layout, tensors[0], team), asked)
-        rooms, written, order, aside = self._written(tensors, wants, needs)
+        rooms, written, order, aside = self._written(tensors, needs)
         places = [*self._read(len(needs) > count, d_results), *written]
         region = ShortRegion(template, shape.code.region, team, places, 1, layer.names, aside)
         region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
@@ -168,7 +153,7 @@ class Derivative:
         extents = [find_extent(v) for v in (tensors[0], *tensors[count:])]
         for old in list(self._backs)[: max(0, 1 + len(self._backs) - MOST_KINDS)]:
             self._backs.pop(old, None)
-        cuts = (self._width, self._large) if wants.x else (0, False)
+        cuts = (self._width, self._large) if needs[0] else (0, False)
         shared = team.threads * is_shared(work)
         self._backs[key] = Back(
             guard_all(tensors), count, extents, region, tuple(rooms), *cuts, order, shared
@@ -176,7 +161,7 @@ class Derivative:
         return self._backs[key]
 
     def _written(
-        self, tensors: Sequence[Tensor], wants: Wants, needs: tuple[bool, ...]
+        self, tensors: Sequence[Tensor], needs: tuple[bool, ...]
     ) -> tuple[list[tuple[int, ...]], list[Place], tuple[int, ...], dict[str, int]]:
         """Rooms, places in them, for each input the number of its room, and what is not kept."""
         layer, layout, first = self._way.layer, self._way.layout, len(tensors)
@@ -184,19 +169,21 @@ class Derivative:
         places: list[Place] = []
         aside: dict[str, int] = {}
         order = [-1] * len(needs)
-        if wants.x:
+        if needs[0]:
             plane = math.prod(self._room_x[1:]) * layer.bytes
             places += [(f"d_x {d}", first, d * plane) for d in range(layer.D)]
             order[0] = 0
             rooms.append(tuple(tensors[0].shape) if self._as_given else self._room_x)
-        for i, p in enumerate(layer.parameters if wants.weights else ()):
+        states = 1 + len(layer.parameters)
+        for i, p in enumerate(layer.parameters if any(needs[1:states]) else ()):
             order[1 + i] = len(rooms)
-            places.append((_gradient(p.word), first + len(rooms), 0))
+            word = p.word.replace("weight_ih", "W") if p.word.startswith("weight_ih") else p.word
+            places.append((f"d_{word}", first + len(rooms), 0))
             rooms.append(tuple(p.shape))
         for s, plane in enumerate(layer.planes(layout.B)):
             words = [(f"d_start{s} {d}", d * plane) for d in range(layer.D)]
-            if wants.start:
-                order[1 + len(layer.parameters) + s] = len(rooms)
+            if any(needs[states:]):
+                order[states + s] = len(rooms)
                 places += [(word, first + len(rooms), at) for word, at in words]
                 rooms.append(layout.state(layer.D, layer.widths[s]))
             else:
@@ -226,8 +213,3 @@ class Derivative:
                 places += [(word, at, d * plane) for d, word in enumerate(some)]
                 at += 1
         return places
-
-
-def _gradient(word: str) -> str:
-    """Where the gradient by a weight goes."""
-    return word.replace("weight_ih", "d_W") if word.startswith("weight_ih") else f"d_{word}"

@@ -1,1 +1,0 @@
-"""A cell's own functions: its pointwise part, forward and backward."""

@@ -1,1 +1,0 @@
-"""Products in register tiles, and weights packed for them."""
