@@ -265,6 +265,7 @@ def test_a_full_disk_ends_a_new_run_in_one_sentence(bytes: int, tmp_path: Path) 
     assert "Traceback" not in done.stderr
     assert "(File too large)" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob("*.draft*"))
+    assert "checkpoint is kept" not in done.stderr, "there was none yet"
     if bytes == 0:
         assert not list(tmp_path.iterdir()), "no folder of a run that never began"
 
@@ -275,6 +276,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(copied_run: Run) -> None:
     done = with_a_full_disk(copied_run.checkpoint.stat().st_size // 2, *longer)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "checkpoint.pt must take what training writes, and it does not" in done.stderr
+    assert "; the last checkpoint is kept: see that it can" in done.stderr
     assert "see that it can, then go on with: throughtime train pronounce --resume" in done.stderr
     for name in ("checkpoint.pt", "checkpoint-previous.pt", "weights.safetensors"):
         assert (copied_run.folder / name).read_bytes() == before[name]

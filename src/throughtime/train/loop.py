@@ -320,10 +320,10 @@ def _explain_disk(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        kept = "the last checkpoint is kept: " if run.checkpoint.exists() else ""
         raise RunError(
             f"{error.filename or run.folder} must take what training writes, and it does not "
-            f"({error.strerror or error}); the last checkpoint is kept: see that it can, then go "
-            f"on with: {run.resume}"
+            f"({error.strerror or error}); {kept}see that it can, then go on with: {run.resume}"
         ) from error
 
 
