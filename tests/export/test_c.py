@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,7 @@ def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> No
     model = find("latch")(Recipe(task="latch", hidden=6, length=10)).model()
     to_c(model, tmp_path)
     assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
-    _, x, y = prepare(model, "net", "float32")
+    x, y, _ = prepare(model, "net", "float32").record
     last = model(torch.from_numpy(x[:40]).unsqueeze(1))[0]
     torch.testing.assert_close(torch.from_numpy(y[39]), last.detach(), rtol=1e-5, atol=1e-6)
 
@@ -326,7 +327,7 @@ def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
     model = NextUnit(LanguageRecipe(hidden=7, layers=2, directions=1), 11, 4).eval()
     to_c(model, tmp_path)
     assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
-    _, x, y = prepare(model, "net", "float32")
+    x, y, _ = prepare(model, "net", "float32").record
     units = torch.from_numpy(x[:30, 0]).long()
     logits = model(units.unsqueeze(1))[:, 0].detach()
     torch.testing.assert_close(torch.from_numpy(y[:30]), logits, rtol=1e-5, atol=1e-6)
@@ -352,3 +353,29 @@ def test_powers_without_libm_are_refused(tmp_path: Path) -> None:
         to_c(model, tmp_path, libm=False)
     to_c(model, tmp_path)
     assert test_of(tmp_path, need("gcc", "gcc"), *STRICT).startswith("PASS")
+
+
+def chaotic_layer(cell: Cell) -> nn.Module:
+    """Of weights so large that a step multiplies what rounding has left."""
+    torch.manual_seed(1)
+    layer = Recurrent(cell, 1, 17)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.uniform_(-1.5, 1.5)
+    return layer
+
+
+@pytest.mark.parametrize("cell", [cells.Elman(), cells.Skip(2), cells.SLSTM()], ids=repr)
+def test_a_chaotic_net_begins_anew_as_often_as_it_needs(cell: Cell, tmp_path: Path) -> None:
+    model = chaotic_layer(cell)
+    to_c(model, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
+    if isinstance(cell, cells.Elman):
+        assert 1 < prepare(model, "net", "float32").record.stretch < 30
+    source = (tmp_path / "net.c").read_text()
+    number = re.compile(r"(= \{\n    )(-?[0-9.e-]+)f")
+    wrong = number.sub(lambda m: f"{m[1]}{float(m[2]) + 0.001}f", source)
+    assert wrong != source
+    (tmp_path / "net.c").write_text(wrong)
+    run([need("gcc", "gcc"), "net.c", "net_test.c", "-lm", "-o", "wrong"], tmp_path)
+    assert subprocess.run([tmp_path / "wrong"], check=False, capture_output=True).returncode == 1

@@ -14,8 +14,8 @@ import pytest
 from torch import nn
 
 from tests.export.built import TABLE, need, random_layer, run
-from tests.export.test_c import MODELS
-from throughtime import LSTM, Cell, Readout
+from tests.export.test_c import MODELS, chaotic_layer
+from throughtime import LSTM, Cell, Readout, cells
 from throughtime.errors import BackendError
 from throughtime.export import to_object
 from throughtime.export.folder import fill_template
@@ -34,6 +34,11 @@ def test_every_cell_passes_in_node(cell: Cell, tmp_path: Path) -> None:
     assert said.startswith("PASS") and "steps 1000" in said
 
 
+def test_a_chaotic_net_in_node(tmp_path: Path) -> None:
+    to_object(chaotic_layer(cells.Elman()), tmp_path, target="wasm32")
+    assert node(tmp_path).startswith("PASS")
+
+
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", MODELS)
 def test_plain_stacks_in_node(name: str, weights: str, tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_in_wasmtime(cell: Cell, tmp_path: Path) -> None:
 
     model = random_layer(cell, 11)
     done = to_object(model, tmp_path, target="wasm32")
-    _, x, y = prepare(model, "net", "float32")
+    x, y, _ = prepare(model, "net", "float32").record
     store = wasmtime.Store()
     module = wasmtime.Module(store.engine, (tmp_path / "net.wasm").read_bytes())
     assert list(module.imports) == []

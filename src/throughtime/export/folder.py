@@ -7,19 +7,25 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from throughtime.environment import __version__
 from throughtime.errors import BackendError
 from throughtime.export.program import ProductPart, Program, Values, matrix_bytes
+from throughtime.layers.layer import Passage
 
 _TOLERANCE: Final = 2e-6
 """Largest error of the test, as a share of the largest output."""
+
+_STEPS, _MOST = 1000, 200_000
+"""Steps of a record, and its numbers, so that its source stays small: wide models have fewer."""
 
 
 def fill_template(name: str, sign: str, **words: object) -> str:
@@ -73,16 +79,91 @@ def format_table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
     return f"static const {kind} {name}[{len(flat)}] = {{\n{body}\n}};\n"
 
 
-def write_self_test(program: Program, x: Values, y: Values) -> str:
+class Record(NamedTuple):
+    """What a test gives a program, and what must come of it.
+
+    Attributes:
+        x, y: inputs (T, inputs) and the model's answers (T, outputs).
+        stretch: steps after which both begin anew.
+    """
+
+    x: Values
+    y: Values
+    stretch: int
+
+    @property
+    def limit(self) -> float:
+        """The largest error of a test that passes."""
+        return _TOLERANCE * max(float(np.abs(self.y).max(initial=0.0)), 1e-30)
+
+
+@torch.no_grad()
+def make_record(modules: Sequence[Callable[..., Any]], inputs: int, outputs: int) -> Record:
+    """The answers of the modules, run one after the other.
+
+    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
+    of an embedding. A chaotic net multiplies every rounding, so that two right programs give
+    different answers after a while: it begins anew after half the steps in which its answers
+    hardly change where all inputs change in their last bit.
+    """
+    steps = max(20, min(_STEPS, _MOST // (inputs + outputs)))
+    draw = torch.Generator().manual_seed(0)
+    if isinstance(modules[0], nn.Embedding):
+        x = torch.randint(modules[0].num_embeddings, (steps, 1), generator=draw)
+        return Record(x.float().numpy(), _answer(modules, x), steps)
+    x = torch.randn(steps, inputs, generator=draw, dtype=torch.float32)
+    if isinstance(modules[0], Passage) and modules[0].cell.layout.inputs:
+        x[:, modules[0].input_size :] = torch.rand(
+            steps, inputs - modules[0].input_size, generator=draw, dtype=torch.float32
+        )
+    whole = Record(x.numpy(), _answer(modules, x), steps)
+    moved = _answer(modules, torch.nextafter(x, x + 1))
+    apart = np.flatnonzero(np.abs(moved - whole.y).max(1, initial=0.0) > whole.limit / 4)
+    if not len(apart):
+        return whole
+    stretch = max(1, int(apart[0]) // 2)
+    return Record(whole.x, np.concatenate([_answer(modules, v) for v in x.split(stretch)]), stretch)
+
+
+def _answer(modules: Sequence[Callable[..., Any]], x: Tensor) -> Values:
+    """(T, inputs), direct inputs behind the others, through all modules: (T, outputs)."""
+    v, direct = x.unsqueeze(1), dict[str, Tensor]()
+    if isinstance(modules[0], nn.Embedding):
+        v = x
+    elif isinstance(modules[0], Passage) and modules[0].cell.layout.inputs:
+        first = modules[0]
+        v, rest = v[:, :, : first.input_size], v[:, :, first.input_size :]
+        cell, H, names = first.cell, first.hidden_sizes[0], first.cell.layout.inputs
+        widths = [cell.width(cell.inputs[name], H) for name in names]
+        direct = dict(zip(names, rest.split(widths, 2), strict=True))
+    for module in modules:
+        if isinstance(module, Passage):
+            v, direct = _run_layer(module, v, direct), {}
+        else:
+            v = module(v)
+    answers: Values = v.squeeze(1).numpy()
+    return answers
+
+
+def _run_layer(layer: Any, v: Tensor, direct: dict[str, Tensor]) -> Tensor:
+    if layer.batch_first:
+        v, direct = v.transpose(0, 1), {n: w.transpose(0, 1) for n, w in direct.items()}
+    result = layer(v, inputs=direct) if direct else layer(v)
+    y: Tensor = result[0] if isinstance(result, tuple) else result
+    return y.transpose(0, 1) if layer.batch_first else y
+
+
+def write_self_test(program: Program, record: Record) -> str:
     """NAME_test.c: recorded inputs and outputs; prints PASS or FAIL, and with a number the time."""
-    tables = f"{format_table('inputs', x, 'float')}\n{format_table('outputs', y, 'float')}"
-    words = {"TABLES": tables, "STEPS": len(x), "LIMIT": format_limit(y), "%NAME%": program.name}
+    tables = [format_table("inputs", record.x, "float"), format_table("outputs", record.y, "float")]
+    words = {"TABLES": "\n".join(tables), "STEPS": len(record.x), "STRETCH": record.stretch,
+             "LIMIT": format_limit(record), "%NAME%": program.name}  # fmt: skip
     return fill_template("test.c", f"{program.name}_", **words)
 
 
-def format_limit(y: Values) -> str:
-    """The largest error of a test that passes, as a number of C and JavaScript."""
-    return f"{_TOLERANCE * max(float(np.abs(y).max(initial=0.0)), 1e-30):.9e}"
+def format_limit(record: Record) -> str:
+    """As a number of C and JavaScript."""
+    return f"{record.limit:.9e}"
 
 
 class Exported(NamedTuple):

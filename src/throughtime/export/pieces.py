@@ -8,10 +8,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from throughtime.cell.contract import activation_function
 from throughtime.errors import NotFiniteError, OptionError
+from throughtime.export.folder import Record, make_record
 from throughtime.export.layer import (
     check_each_step,
     describe_call,
@@ -21,7 +22,7 @@ from throughtime.export.layer import (
     write_pointwise,
 )
 from throughtime.export.operators import Reversed
-from throughtime.export.program import Place, Program, Values, Writer, check_weights, round_weights
+from throughtime.export.program import Place, Program, Writer, check_weights, round_weights
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
@@ -256,21 +257,14 @@ _WRITERS: dict[Any, Callable[[Writer, Any], Place]] = {
 }
 
 
-_STEPS = 1000
-_MOST = 200_000  # numbers of a record, so that its source stays small: wide models have fewer steps
 _LONGEST = 4096  # steps of a block, whose products lie on the stack
 
 
 class Prepared(NamedTuple):
-    """A program and its record.
-
-    Attributes:
-        x, y: inputs (T, inputs) and the answers (T, outputs) of the model, its weights rounded.
-    """
+    """A program, and a record of the model with its weights rounded."""
 
     program: Program
-    x: Values
-    y: Values
+    record: Record
 
 
 _WORDS: Final = frozenset(
@@ -315,11 +309,11 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
         round_weights(copy, weights)
         pieces = list_pieces(copy)
         program = write_program(pieces, name)
-        x, y = record(pieces, len(program.inputs), program.outputs)
-        if not np.isfinite(y).all():
+        record = make_record([p.module for p in pieces], len(program.inputs), program.outputs)
+        if not np.isfinite(record.y).all():
             raise NotFiniteError("answers to normal numbers must be finite, so that an export can "
                                  "be tested on them, got NaN or infinity", "output")  # fmt: skip
-        return Prepared(program, x, y)
+        return Prepared(program, record)
 
 
 @torch.no_grad()
@@ -351,49 +345,3 @@ def copy_model(model: nn.Module) -> nn.Module:
             raise NotFiniteError(f"{name} must be finite numbers, got NaN or infinity", "parameter",
                                  name)  # fmt: skip
     return copy
-
-
-@torch.no_grad()
-def record(pieces: list[Piece], inputs: int, outputs: int) -> tuple[Values, Values]:
-    """Inputs (T, inputs) and the outputs (T, outputs) of the pieces, run one after the other.
-
-    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
-    of an embedding.
-    """
-    steps = max(20, min(_STEPS, _MOST // (inputs + outputs)))
-    draw = torch.Generator().manual_seed(0)
-    first: Any = pieces[0].module
-    direct: dict[str, Tensor] = {}
-    if isinstance(first, nn.Embedding):
-        x = v = torch.randint(first.num_embeddings, (steps, 1), generator=draw)
-        return x.float().numpy(), run_pieces(pieces, v, direct).numpy()
-    x = torch.randn(steps, inputs, generator=draw, dtype=torch.float32)
-    v = x.unsqueeze(1)
-    if isinstance(first, Passage) and first.cell.layout.inputs:
-        v, offset = v[:, :, : first.input_size], first.input_size
-        rest = torch.rand(steps, inputs - offset, generator=draw, dtype=torch.float32)
-        x[:, offset:] = rest
-        for name in first.cell.layout.inputs:
-            width = first.cell.width(first.cell.inputs[name], first.hidden_sizes[0])
-            direct[name] = x[:, None, offset : offset + width]
-            offset += width
-    return x.numpy(), run_pieces(pieces, v, direct).numpy()
-
-
-def run_pieces(pieces: list[Piece], v: Tensor, direct: dict[str, Tensor]) -> Tensor:
-    """(T, 1, width) through all pieces, the first one with its direct inputs: (T, width)."""
-    for piece in pieces:
-        module: Any = piece.module
-        if isinstance(module, Passage):
-            v, direct = _run_layer(module, v, direct), {}
-        else:
-            v = module(v)
-    return v.squeeze(1)
-
-
-def _run_layer(layer: Any, v: Tensor, direct: dict[str, Tensor]) -> Tensor:
-    if layer.batch_first:
-        v, direct = v.transpose(0, 1), {n: w.transpose(0, 1) for n, w in direct.items()}
-    result = layer(v, inputs=direct) if direct else layer(v)
-    y: Tensor = result[0] if isinstance(result, tuple) else result
-    return y.transpose(0, 1) if layer.batch_first else y

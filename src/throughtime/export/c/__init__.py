@@ -63,12 +63,12 @@ def to_c(
         OSError: the folder cannot be written.
     """
     check_block(block)
-    program, x, y = prepare(model, name, weights)
+    program, record = prepare(model, name, weights)
     source, about = Source(program, weights, libm, block), describe(program, weights)
     contents: dict[str, str | bytes] = {
         ".h": write_header(program, source.state, about),
         ".c": source.text(about),
-        "_test.c": write_self_test(program, x, y),
+        "_test.c": write_self_test(program, record),
     }
     work = count_work(program) + source.ahead * (block - 1)
     return write_folder(

@@ -34,12 +34,13 @@ static void time_steps(long steps)
 
 int main(int argc, char **argv)
 {
-    @reset(&one);
-    @reset(&two);
     for (size_t t = 0; t < STEPS; t++) {
+        const size_t s = t % STRETCH;
+        if (s == 0) { @reset(&one); @reset(&two); }
         @step(&one, inputs + t * @INPUTS, found + t * @OUTPUTS);
-        if (t % 7 == 0) { /* the other one goes on in blocks meanwhile */
-            const size_t steps = STEPS - t < 7 ? STEPS - t : 7;
+        if (s % 7 == 0) { /* the other one goes on in blocks meanwhile */
+            size_t steps = STRETCH - s < 7 ? STRETCH - s : 7;
+            if (STEPS - t < steps) { steps = STEPS - t; }
             @run(&two, inputs + t * @INPUTS, again + t * @OUTPUTS, steps);
         }
     }

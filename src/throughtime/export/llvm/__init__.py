@@ -15,6 +15,7 @@ from torch import nn
 from throughtime.errors import BackendError, OptionError
 from throughtime.export.folder import (
     Exported,
+    Record,
     describe,
     fill_template,
     format_limit,
@@ -56,7 +57,7 @@ def to_object(
     check_block(block)
     from throughtime.export.llvm.module import Module  # and LLVM, which takes its time
 
-    program, x, y = prepare(model, name, weights)
+    program, record = prepare(model, name, weights)
     lines = (a.size for a in program.arrays.values() if a.kind in ("state", "work"))
     processor = _narrow_vectors(TARGETS[target], max(lines, default=1))
     about = describe(program, weights)
@@ -65,10 +66,10 @@ def to_object(
     _check_needs(image, target)
     contents: dict[str, str | bytes] = {
         ".h": write_header(program, module.state, about), ".o": image,
-        "_test.c": write_self_test(program, x, y),
+        "_test.c": write_self_test(program, record),
     }  # fmt: skip
     if target == "wasm32":
-        contents |= write_browser_files(program, x, y, image, (module.state, module.work))
+        contents |= write_browser_files(program, record, image, (module.state, module.work))
     return write_folder(
         program, Path(out), weights, contents,
         code=measure_code(image), state=module.state, work=module.work,
@@ -190,7 +191,7 @@ def _check_needs(image: bytes, target: str) -> None:
 
 
 def write_browser_files(
-    program: Program, x: Values, y: Values, image: bytes, sizes: tuple[int, int]
+    program: Program, record: Record, image: bytes, sizes: tuple[int, int]
 ) -> dict[str, str | bytes]:
     """What a browser needs of a program, by the end of each file's name.
 
@@ -209,14 +210,15 @@ def write_browser_files(
     return {
         ".wasm": module,
         ".mjs": fill_template("loader.mjs", name),
-        "_test.mjs": _write_test(program, x, y),
+        "_test.mjs": _write_test(program, record),
         ".html": _write_page(program, module),
     }
 
 
-def _write_test(program: Program, x: Values, y: Values) -> str:
+def _write_test(program: Program, record: Record) -> str:
     """Recorded inputs and outputs in node; prints PASS or FAIL."""
-    words = {"INPUTS": _list_numbers(x), "OUTPUTS": _list_numbers(y), "LIMIT": format_limit(y)}
+    words = {"INPUTS": _list_numbers(record.x), "OUTPUTS": _list_numbers(record.y),
+             "STRETCH": record.stretch, "LIMIT": format_limit(record)}  # fmt: skip
     return fill_template("test.mjs", program.name, **words)
 
 

@@ -98,7 +98,7 @@ def _caller(e: Emit, function: Emit, role: Role, **steps: Num) -> Callable[..., 
         begin, end = my_share(high - low, role.member, role.members)
         words = {"chunk_low": low, "chunk_high": high, "member": role.member,
                  "members": role.members, "counter": role.counter}  # fmt: skip
-        words = {name: v for name, v in words.items() if name in function.args}
+        words = {name: v for name, v in words.items() if name in function.args}  # of `back` alone
         e.call(function, block=e.args["block"], d=d, low=low + begin, high=low + end, **steps,
                **words)  # fmt: skip
 
