@@ -314,7 +314,7 @@ def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> No
     model = find("latch")(Recipe(task="latch", hidden=6, length=10)).model()
     to_c(model, tmp_path)
     assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
-    x, y, _ = prepare(model, "net", "float32").record
+    x, y, *_ = prepare(model, "net", "float32").record
     last = model(torch.from_numpy(x[:40]).unsqueeze(1))[0]
     torch.testing.assert_close(torch.from_numpy(y[39]), last.detach(), rtol=1e-5, atol=1e-6)
 
@@ -327,7 +327,7 @@ def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
     model = NextUnit(LanguageRecipe(hidden=7, layers=2, directions=1), 11, 4).eval()
     to_c(model, tmp_path)
     assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
-    x, y, _ = prepare(model, "net", "float32").record
+    x, y, *_ = prepare(model, "net", "float32").record
     units = torch.from_numpy(x[:30, 0]).long()
     logits = model(units.unsqueeze(1))[:, 0].detach()
     torch.testing.assert_close(torch.from_numpy(y[:30]), logits, rtol=1e-5, atol=1e-6)

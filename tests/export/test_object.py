@@ -58,7 +58,7 @@ def test_bits_of_a_stream(tmp_path: Path) -> None:
     model = nn.Sequential(LSTM(2, 24, 2), Readout(24, 5))
     for weights, kind in (("float32", None), ("bfloat16", torch.bfloat16)):
         stream = Stream(model, weights=kind)
-        x, y, _ = prepare(model, "net", weights).record
+        x, y, *_ = prepare(model, "net", weights).record
         found = torch.stack([stream(torch.from_numpy(v)) for v in x[:50]])
         assert stream.explain().startswith("compiled")
         to_object(model, tmp_path, target=here()[0], weights=weights)

@@ -114,6 +114,6 @@ def test_browser(model: nn.Module, tmp_path: Path) -> None:
 
 
 def test_the_record_is_the_models_own(model: nn.Module) -> None:
-    x, y, _ = prepare(model, "net", "float32").record
+    x, y, *_ = prepare(model, "net", "float32").record
     wanted = answers(model, x[:, 0].tolist())
     assert [round(v, 5) for v in y[:, 0].tolist()] == pytest.approx(wanted, abs=2e-5)

@@ -55,7 +55,7 @@ def test_in_wasmtime(cell: Cell, tmp_path: Path) -> None:
 
     model = random_layer(cell, 11)
     done = to_object(model, tmp_path, target="wasm32")
-    x, y, _ = prepare(model, "net", "float32").record
+    x, y, *_ = prepare(model, "net", "float32").record
     store = wasmtime.Store()
     module = wasmtime.Module(store.engine, (tmp_path / "net.wasm").read_bytes())
     assert list(module.imports) == []

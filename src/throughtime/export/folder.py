@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import shutil
@@ -22,7 +23,13 @@ from throughtime.export.program import ProductPart, Program, Values, matrix_byte
 from throughtime.layers.layer import Passage
 
 _TOLERANCE: Final = 2e-6
-"""Largest error of the test, as a share of the largest output."""
+"""Largest error of the test, as a share of the largest output; of a steady net."""
+
+_ROUNDINGS: Final = 8
+"""How much further than one rounding of all inputs and weights those of all results may lead."""
+
+_SHORTEST: Final = 8
+"""Steps that a test takes at least, before it begins anew."""
 
 _STEPS, _MOST = 1000, 200_000
 """Steps of a record, and its numbers, so that its source stays small: wide models have fewer."""
@@ -85,47 +92,63 @@ class Record(NamedTuple):
     Attributes:
         x, y: inputs (T, inputs) and the model's answers (T, outputs).
         stretch: steps after which both begin anew.
+        limit: the largest error of a test that passes.
     """
 
     x: Values
     y: Values
     stretch: int
-
-    @property
-    def limit(self) -> float:
-        """The largest error of a test that passes."""
-        return _TOLERANCE * max(float(np.abs(self.y).max(initial=0.0)), 1e-30)
+    limit: float
 
 
 @torch.no_grad()
 def make_record(modules: Sequence[Callable[..., Any]], inputs: int, outputs: int) -> Record:
     """The answers of the modules, run one after the other.
 
-    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
-    of an embedding. A chaotic net multiplies every rounding, so that two right programs give
-    different answers after a while: it begins anew after half the steps in which its answers
-    hardly change where all inputs change in their last bit.
+    A chaotic net multiplies every rounding, so that two right programs give different answers after
+    a while. How far answers move where all inputs and weights move by their last bit says so: such
+    a net begins anew more often, and if that is not enough its limit is some times that move.
     """
     steps = max(20, min(_STEPS, _MOST // (inputs + outputs)))
+    x, moved = _draw_inputs(modules[0], steps, inputs), copy.deepcopy(modules)
+    for v in (p for m in moved if isinstance(m, nn.Module) for p in m.parameters()):
+        v.copy_(_after(v))
+    stretch = steps
+    while True:
+        y, other = _answer(modules, x, stretch), _answer(moved, _after(x), stretch)
+        limit = _TOLERANCE * max(float(np.abs(y).max(initial=0.0)), 1e-30)
+        change = float(np.abs(other - y).max(initial=0.0))
+        if not change > limit / 2:
+            return Record(x.float().numpy(), y, stretch, limit)
+        if stretch <= 2 * _SHORTEST:
+            return Record(x.float().numpy(), y, stretch, max(limit, _ROUNDINGS * change))
+        stretch //= 2
+
+
+def _after(v: Tensor) -> Tensor:
+    """The next larger number of each; whole numbers as they are."""
+    return torch.nextafter(v, torch.full_like(v, torch.inf)) if v.is_floating_point() else v
+
+
+def _draw_inputs(first: Any, steps: int, inputs: int) -> Tensor:
+    """Normal numbers (T, inputs), direct inputs behind them between 0 and 1; or whole numbers
+    (T, 1) in the range of an embedding."""
     draw = torch.Generator().manual_seed(0)
-    if isinstance(modules[0], nn.Embedding):
-        x = torch.randint(modules[0].num_embeddings, (steps, 1), generator=draw)
-        return Record(x.float().numpy(), _answer(modules, x), steps)
+    if isinstance(first, nn.Embedding):
+        return torch.randint(first.num_embeddings, (steps, 1), generator=draw)
     x = torch.randn(steps, inputs, generator=draw, dtype=torch.float32)
-    if isinstance(modules[0], Passage) and modules[0].cell.layout.inputs:
-        x[:, modules[0].input_size :] = torch.rand(
-            steps, inputs - modules[0].input_size, generator=draw, dtype=torch.float32
-        )
-    whole = Record(x.numpy(), _answer(modules, x), steps)
-    moved = _answer(modules, torch.nextafter(x, x + 1))
-    apart = np.flatnonzero(np.abs(moved - whole.y).max(1, initial=0.0) > whole.limit / 4)
-    if not len(apart):
-        return whole
-    stretch = max(1, int(apart[0]) // 2)
-    return Record(whole.x, np.concatenate([_answer(modules, v) for v in x.split(stretch)]), stretch)
+    if isinstance(first, Passage) and first.cell.layout.inputs:
+        count = inputs - first.input_size
+        x[:, first.input_size :] = torch.rand(steps, count, generator=draw, dtype=torch.float32)
+    return x
 
 
-def _answer(modules: Sequence[Callable[..., Any]], x: Tensor) -> Values:
+def _answer(modules: Sequence[Callable[..., Any]], x: Tensor, stretch: int) -> Values:
+    """(T, outputs) to (T, inputs), through all modules, from their start every so many steps."""
+    return np.concatenate([_through(modules, part).numpy() for part in x.split(stretch)])
+
+
+def _through(modules: Sequence[Callable[..., Any]], x: Tensor) -> Tensor:
     """(T, inputs), direct inputs behind the others, through all modules: (T, outputs)."""
     v, direct = x.unsqueeze(1), dict[str, Tensor]()
     if isinstance(modules[0], nn.Embedding):
@@ -141,8 +164,7 @@ def _answer(modules: Sequence[Callable[..., Any]], x: Tensor) -> Values:
             v, direct = _run_layer(module, v, direct), {}
         else:
             v = module(v)
-    answers: Values = v.squeeze(1).numpy()
-    return answers
+    return v.squeeze(1)
 
 
 def _run_layer(layer: Any, v: Tensor, direct: dict[str, Tensor]) -> Tensor:
