@@ -222,6 +222,9 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
             "team_size": runtime.omp_get_num_threads,
             "yield": runtime.sched_yield,
             "sleep": runtime.usleep,
+            "processor": runtime.sched_getcpu,
+            "get_affinity": runtime.sched_getaffinity,
+            "set_affinity": runtime.sched_setaffinity,
         }
     return words | more
 
@@ -257,7 +260,8 @@ def shared_lists(template: Template, shape: Shape) -> None:
     template.set_common("unit_widths", template.list_of(words))
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     _set_rows(template, shape.rows, shape.team.chunks)
-    template.set_counters(1 + shape.D * shape.team.chunks)
+    seats = shape.team.threads if shape.team.threads > 1 else 0
+    template.set_counters(1 + shape.D * shape.team.chunks + seats)
     set_steps(template, "x", shape, shape.x)
     set_steps(template, "y", shape, shape.y)
 

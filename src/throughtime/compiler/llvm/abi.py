@@ -109,7 +109,11 @@ COMMON_WORDS: Final = {
     "team_size": "its function that says how many threads there are",
     "yield": "address of sched_yield",
     "sleep": "address of usleep",
-    "counter": "the counters of barriers, a line of the cache each: the team's, then each chunk's",
+    "processor": "address of sched_getcpu; 0: there is none",
+    "get_affinity": "address of sched_getaffinity",
+    "set_affinity": "address of sched_setaffinity",
+    "counter": "lines of the cache: counters of barriers, the team's, then each chunk's; and each "
+    "thread's seat, the processor on which it waits",
     "most_members": "threads that may share a chunk",
     # code
     "tiles": "table of tiles by vectors and rows",

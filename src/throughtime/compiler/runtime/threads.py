@@ -28,7 +28,8 @@ _PROCESS = os.getpid()
 
 @dataclass(frozen=True)
 class Runtime:
-    """Addresses in torch's OpenMP runtime, and of the C library's `sched_yield` and `usleep`.
+    """Addresses in torch's OpenMP runtime, and of functions of the C library; 0 for those of Linux
+    that are not there.
 
     GNU's runtime has `GOMP_parallel` as its own entry and LLVM's and Intel's for compatibility:
     `void GOMP_parallel(void (*f)(void *), void *argument, unsigned threads, unsigned flags)`.
@@ -40,6 +41,9 @@ class Runtime:
     omp_in_parallel: int
     sched_yield: int
     usleep: int
+    sched_getcpu: int
+    sched_getaffinity: int
+    sched_setaffinity: int
 
 
 @functools.cache
@@ -59,7 +63,12 @@ def runtime() -> Runtime | None:
     return None
 
 
+_OF_LINUX: Final = ("sched_getcpu", "sched_getaffinity", "sched_setaffinity")
+
+
 def _address(library: ctypes.CDLL, name: str) -> int:
+    if name in _OF_LINUX and not hasattr(library, name):
+        return 0
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.values import I64, Num
+from throughtime.compiler.llvm.values import I64, Num, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, common
 from throughtime.compiler.runtime.machine import Machine
 
@@ -23,6 +23,9 @@ PAUSES: Final = 40_000
 """Then looks with a short rest before each, which leaves a shared core to its other thread: one to
 two milliseconds. A thread that has to wait for its processor often has it by then, and a pair of
 threads that yield or sleep earlier can end on one processor, by turns, while the other is idle."""
+
+MASK_WORDS: Final = 16
+"""Words of a set of processors: 1024 of them, as the C library has it."""
 
 OFFERS: Final = 100
 """Then offers of the processor to others, before it is left for a moment."""
@@ -110,6 +113,55 @@ def denormals_flushed(e: Emit, machine: Machine) -> Iterator[None]:
         b.call(put, [before])
 
 
+def write_move_apart(module: ir.Module, kind: Kind) -> Emit:
+    """`move_apart(block)`: leave the processor where another thread of the team waits.
+
+    A sleeping thread is woken where it ran last, even if that is the processor of the thread that
+    wakes it and another one is idle. Then both take turns there, until the system looks at its
+    queues again, for ten milliseconds. So who waits notes on which processor, and offers it; and
+    who finds a thread of a lower number there goes to any other that it may use.
+    """
+    e = Emit(module, "move_apart", kind, ("block",), internal=True)
+    c, b, whole = common(e), e.b, ir.IntType(32)
+    with e.when(c["processor"].compare("!=", 0)):
+        asked = b.call(e.foreign(c["processor"], whole, []), [])
+        mine, (thread, _) = Num(b, b.sext(asked, I64)), thread_and_team(e)
+        seats = c["counter"] + (c["D"] * c["chunks"] + 1) * MEETING_SIZE
+        b.store((mine + 1).value, e.pointer(seats + thread * MEETING_SIZE))
+        with e.loop(thread, e.number(0)) as other:
+            there = e.word(seats + other.index * MEETING_SIZE).compare("==", mine + 1)
+            other.next = [where(there, 1, other.values[0])]
+        with e.when((other.values[0] > 0) & (mine >= 0) & (mine < MASK_WORDS * 64)):
+            _leave(e, c, mine)
+    b.call(e.foreign(c["yield"], whole, []), [])
+    return e.done()
+
+
+def _leave(e: Emit, c: Frame, processor: Num) -> None:
+    """Go to any other processor that this thread may use; afterwards it may use all as before."""
+    b, whole, words = e.b, ir.IntType(32), ir.ArrayType(I64, MASK_WORDS)
+    kept, others = (e.place(b.alloca(words)) for _ in range(2))
+    kinds = [whole, I64, POINTER]
+
+    def call(name: str, mask: Num) -> Num:
+        function = e.foreign(c[name], whole, kinds)
+        result = b.call(function, [whole(0), I64(8 * MASK_WORDS), e.pointer(mask)])
+        return Num(b, b.sext(result, I64))
+
+    with e.when(call("get_affinity", kept).compare("==", 0)):
+        with e.loop(e.number(MASK_WORDS), e.number(0)) as k:
+            bit = b.shl(I64(1), (processor % 64).value)
+            here = k.index.compare("==", processor // 64)
+            word = e.word(kept, k.index)
+            rest = Num(b, b.and_(word.value, b.not_(bit)))
+            left = where(here, rest, word)
+            b.store(left.value, e.pointer(others + k.index * 8))
+            k.next = [where(left.compare("!=", 0), 1, k.values[0])]
+        with e.when(k.values[0] > 0):
+            call("set_affinity", others)
+            call("set_affinity", kept)
+
+
 def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     """`barrier(block, counter, goal)`: arrive, then wait until `goal` arrivals were counted.
 
@@ -118,6 +170,7 @@ def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     system may let it wait until the next tick, milliseconds, however often it yields: a short sleep
     gives it the processor at once, and this thread wakes on an idle one.
     """
+    apart = write_move_apart(module, kind)
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
     b = e.b
     counter = e.pointer(e.args["counter"])
@@ -133,18 +186,20 @@ def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     b.position_at_end(rest)
     following = b.add(spins, I64(1))
     with b.if_then(b.icmp_signed(">", following, I64(SPINS))):
-        _rest(e, following, machine)
+        _rest(e, following, apart, machine)
     spins.add_incoming(following, b.block)
     b.branch(look)
     b.position_at_end(out)
     return e.done()
 
 
-def _rest(e: Emit, looks: ir.Value, machine: Machine) -> None:
+def _rest(e: Emit, looks: ir.Value, apart: Emit, machine: Machine) -> None:
     """Wait for a moment after so many looks, in the way that suits how long it has taken."""
     c, b, whole = common(e), e.b, ir.IntType(32)
     with b.if_else(b.icmp_signed(">", looks, I64(SPINS + PAUSES))) as (later, soon):
         with soon:
+            with b.if_then(b.icmp_signed("==", looks, I64(SPINS + 1))):
+                e.call(apart, **e.passed_on("block"))
             if machine.triple.startswith("x86"):
                 b.call(e.plain("llvm.x86.sse2.pause", VOID, []), [])
             else:
