@@ -6,14 +6,20 @@ import ctypes
 import os
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from llvmlite import ir
 
 from tests.compiler.by_hand import WAIT, host, said
-from throughtime.compiler.runtime import jit, threads
+from throughtime.compiler.llvm.abi import COMMON, Kind
+from throughtime.compiler.llvm.loops.team import write_move_apart
+from throughtime.compiler.llvm.writer import Emit
+from throughtime.compiler.runtime import jit, machine, threads
 
 BLOCK = """
 import ctypes, os, threading, torch
@@ -261,3 +267,55 @@ def test_other_python_threads_run_when_the_gil_is_released(release_gil: bool) ->
 
 def test_the_gil_is_released_above_fifty_microseconds() -> None:
     assert [threads.worth_releasing(us) for us in (1, 50, 50.5, 1e6)] == [False, False, True, True]
+
+
+def waiter() -> tuple[int, array[int], array[int]]:
+    """What a thread of number 1 calls when it waits, its block, and the lines of its counters."""
+    kind, module = Kind(4, 4), ir.Module("waits")
+    apart = write_move_apart(module, kind)
+    wait = Emit(module, "wait", kind, ("block",))
+    wait.call(apart, block=wait.args["block"])
+    wait.done()
+    code = jit.load("a test waits", lambda: machine.text(module, host()), host())
+    found, lines = threads.runtime(), array("q", [0] * 8 * 4)
+    assert found is not None
+    words = {"thread_number": address_of(one), "team_size": address_of(two), "D": 1, "chunks": 1,
+             "yield": found.sched_yield, "processor": found.sched_getcpu,
+             "get_affinity": found.sched_getaffinity, "set_affinity": found.sched_setaffinity,
+             "counter": lines.buffer_info()[0]}  # fmt: skip
+    return code.address("wait"), array("q", [words.get(name, 0) for name in COMMON]), lines
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)
+def one() -> int:
+    return 1
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int)
+def two() -> int:
+    return 2
+
+
+def address_of(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@pytest.mark.skipif(threads.usable() < 2, reason="needs two cores")
+def test_who_waits_on_the_processor_of_another_goes_to_a_free_one() -> None:
+    function, words, lines = waiter()
+    wait = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+    libc, before = ctypes.CDLL(None), os.sched_getaffinity(0)
+    here, seats = min(before), {False: [0, 0, 0], True: [0, 0, 0]}
+    try:
+        for shared in seats:
+            for turn in range(3):  # the system may move a thread at any time, but rarely does
+                os.sched_setaffinity(0, {here})
+                os.sched_setaffinity(0, before)
+                lines[2 * 8] = here + 1 if shared else 0
+                wait(words.buffer_info()[0])
+                seats[shared][turn] = libc.sched_getcpu()
+                assert os.sched_getaffinity(0) == before
+                assert lines[3 * 8] == here + 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert here in seats[False] and seats[True] != [here] * 3

@@ -196,7 +196,6 @@ class Template:
 def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     """The common part of the block."""
     plan, code, rows = shape.plan, shape.code, shape.rows
-    runtime = threads.runtime() if shape.team.threads > 1 else None
     tiles, heights, columns = (
         v.buffer_info()[0] for v in (code.tiles.rows, code.tiles.heights, code.tiles.columns)
     )
@@ -216,17 +215,23 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "x": CallAddress("x"), "y": CallAddress("y"),
         "inputs_row": len(plan.lines) * shape.H_row,
     }  # fmt: skip
-    if runtime:
-        words |= {
-            "thread_number": runtime.omp_get_thread_num,
-            "team_size": runtime.omp_get_num_threads,
-            "yield": runtime.sched_yield,
-            "sleep": runtime.usleep,
-            "processor": runtime.sched_getcpu,
-            "get_affinity": runtime.sched_getaffinity,
-            "set_affinity": runtime.sched_setaffinity,
-        }
-    return words | more
+    return words | _team_words(shape.team) | more
+
+
+def _team_words(team: Team) -> dict[str, Word]:
+    """What threads need to know of each other."""
+    runtime = threads.runtime() if team.threads > 1 else None
+    if runtime is None:
+        return {}
+    return {
+        "thread_number": runtime.omp_get_thread_num,
+        "team_size": runtime.omp_get_num_threads,
+        "yield": runtime.sched_yield,
+        "sleep": runtime.usleep,
+        "processor": runtime.sched_getcpu,
+        "get_affinity": runtime.sched_getaffinity,
+        "set_affinity": runtime.sched_setaffinity,
+    }
 
 
 def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
