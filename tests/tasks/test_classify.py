@@ -163,6 +163,11 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     out = pl.read_parquet("out.parquet")
     assert out.columns == ["wave", "shape", "p_chirp", "p_saw", "p_sine"]
     assert np.allclose(out.select(pl.sum_horizontal("^p_.*$")).to_series(), 1)
+    Path("a.csv").mkdir()
+    refused = {"a.csv": "must be a file, got the folder a.csv", "b/a.csv": "make b first"}
+    for file, words in refused.items():
+        assert main(["predict", "runs/classify-1", "new.csv", "--out", file]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_rows_that_are_sequences_are_predicted_and_evaluated(

@@ -166,6 +166,10 @@ def _check_out(out: Path | None, items: list[str]) -> None:
     one_of("the ending of --out", out.suffix, _ENDINGS)
     if any(os.path.realpath(out) == os.path.realpath(item) for item in items):
         raise OptionError(f"--out must be another file than those that are read, got {out}")
+    if out.is_dir():
+        raise OptionError(f"--out must be a file, got the folder {out}; say, {out / 'answers.csv'}")
+    if not out.parent.is_dir():
+        raise OptionError(f"the folder of --out must be there, got {out}; make {out.parent} first")
 
 
 def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | None) -> bool:
