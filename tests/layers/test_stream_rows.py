@@ -154,6 +154,7 @@ def test_no_rows_and_a_mask() -> None:
         ([0, 1, 0], r"^rows must differ, got 0 twice$"),
         ([0.5], r"^rows must be numbers of rows or a bool mask, got torch.float(32|64)$"),
         ("first", r"^rows must be numbers of rows or a bool mask, got 'first'$"),
+        ([[0], [0, 1]], r"^rows must be numbers of rows or a bool mask, got \[\[0\], \[0, 1\]\]$"),
     ],
 )
 def test_bad_rows(rows: Any, text: str) -> None:

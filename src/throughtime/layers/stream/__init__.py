@@ -306,7 +306,10 @@ class Stream:
 
 def _number_rows(rows: Any, batch: int) -> Array:
     """Rows by number or as a bool mask, each at most once, as numbers in their order."""
-    chosen = np.asarray(rows)
+    try:
+        chosen = np.asarray(rows)
+    except ValueError as error:  # lists of several lengths
+        raise TypeError(f"rows must be numbers of rows or a bool mask, got {rows!r}") from error
     if chosen.dtype.kind in "iu" and chosen.ndim == 1:
         numbers = chosen.astype(np.int64, copy=False)
         taken = np.zeros(batch, bool)
@@ -324,7 +327,7 @@ def _mask_rows(rows: Any, batch: int) -> Tensor:
     """Rows by number or as a bool mask, as a bool mask (B,)."""
     try:
         numbers = torch.as_tensor(rows, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:  # words, lists of several lengths
+    except (TypeError, ValueError, RuntimeError) as error:  # words
         raise TypeError(f"rows must be numbers of rows or a bool mask, got {rows!r}") from error
     if numbers.dtype == torch.bool:
         if numbers.shape != (batch,):
