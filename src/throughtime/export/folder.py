@@ -1,4 +1,5 @@
-"""The folder of an export: header, test and README of a program, written; and its test, run."""
+"""The folder of an export: header, test and README of a program, written; its test, recorded and
+run."""
 
 from __future__ import annotations
 

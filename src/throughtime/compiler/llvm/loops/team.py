@@ -20,8 +20,8 @@ SPINS: Final = 20_000
 """Looks at the counter one right after the other: some ten microseconds."""
 
 PAUSES: Final = 40_000
-"""Then looks with a short rest before each, which leaves a shared core to its other thread: one to
-two milliseconds. A thread that has to wait for its processor often has it by then, and a pair of
+"""Then looks with a short rest before each, which leaves a shared core to its other thread: half a
+millisecond to two. A thread that has to wait for its processor often has it by then, and a pair of
 threads that yield or sleep earlier can end on one processor, by turns, while the other is idle."""
 
 MASK_WORDS: Final = 16
@@ -165,10 +165,9 @@ def _leave(e: Emit, c: Frame, processor: Num) -> None:
 def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     """`barrier(block, counter, goal)`: arrive, then wait until `goal` arrivals were counted.
 
-    It spins a bounded while, since a barrier is short, and then yields, since a thread that is
-    waited for may have no processor. Where that one was woken on this thread's own processor, the
-    system may let it wait until the next tick, milliseconds, however often it yields: a short sleep
-    gives it the processor at once, and this thread wakes on an idle one.
+    It spins a bounded while, since a barrier is short, leaves a processor that it shares with
+    another thread of the team, and at last yields and sleeps, since a thread that is waited for may
+    have no processor.
     """
     apart = write_move_apart(module, kind)
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
