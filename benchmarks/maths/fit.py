@@ -1,6 +1,6 @@
-"""Prints src/throughtime/compiler/llvm/maths/coefficients.py: the polynomials of the vector maths.
+"""Prints src/throughtime/compiler/llvm/maths/__init__.py: the polynomials of the vector maths.
 
-    python benchmarks/maths/fit.py > src/throughtime/compiler/llvm/maths/coefficients.py
+    python benchmarks/maths/fit.py > src/throughtime/compiler/llvm/maths/__init__.py
 
 Each polynomial is the least-squares fit of its function at the Chebyshev points of its range in 60
 digits, in relative error or what `weight` says, which is within a small factor of the best one. The
@@ -17,9 +17,10 @@ import numpy as np
 
 mp.mp.dps = 60
 LN2 = mp.log(2)
-HEAD = '''"""The polynomials of the vector maths, lowest power first, by the bits of a number.
+HEAD = '''"""Vector maths: torch's pointwise operations with stated error bounds.
 
-Printed by benchmarks/maths/fit.py, which says what each approximates.
+Their polynomials are here, lowest power first, by the bits of a number. benchmarks/maths/fit.py
+prints this file, and says what each approximates.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from typing import Final
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """The numbers of a text."""
     return tuple(map(float, text.split()))
 
 

@@ -408,5 +408,5 @@ def test_neon_code_is_vector_code() -> None:
 def test_the_coefficients_are_those_that_the_fit_prints() -> None:
     fit = ROOT / "benchmarks" / "maths" / "fit.py"
     printed = subprocess.run([sys.executable, fit], check=True, capture_output=True, text=True)
-    file = PACKAGE / "compiler" / "llvm" / "coefficients.py"
+    file = PACKAGE / "compiler" / "llvm" / "maths" / "__init__.py"
     assert printed.stdout == file.read_text()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from throughtime.compiler.graph import BOOLEAN, Graph
-from throughtime.compiler.llvm.maths import coefficients
+from throughtime.compiler.llvm import maths
 from throughtime.errors import OptionError
 from throughtime.export.folder import format_number
 from throughtime.export.program import SCALE_SHIFT, SCALE_START, Place, Stage, Walk
@@ -316,7 +316,7 @@ def _read_file(name: str) -> dict[str, str]:
 
 def _write_polynomial(name: str, x: str) -> str:
     """c_0 + c_1 x + c_2 x^2 + ..., from the highest power down."""
-    *rest, text = [format_number(c) for c in getattr(coefficients, name)[32]]
+    *rest, text = [format_number(c) for c in getattr(maths, name)[32]]
     for c in reversed(rest):
         text = f"({text} * {x} + {c})" if not c.startswith("-") else f"({text} * {x} - {c[1:]})"
     return text

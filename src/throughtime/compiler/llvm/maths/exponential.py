@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-from throughtime.compiler.llvm.maths.coefficients import ERF, EXP, LOG, LOG1P, LOG_REST, NORMAL
+from throughtime.compiler.llvm.maths import ERF, EXP, LOG, LOG1P, LOG_REST, NORMAL
 from throughtime.compiler.llvm.values import (
     Bits,
     Format,

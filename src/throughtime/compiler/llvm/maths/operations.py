@@ -17,8 +17,7 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.maths import exponential
-from throughtime.compiler.llvm.maths.coefficients import ATAN, COS, SIN
+from throughtime.compiler.llvm.maths import ATAN, COS, SIN, exponential
 from throughtime.compiler.llvm.values import (
     I64,
     Bits,
