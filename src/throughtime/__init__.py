@@ -23,8 +23,8 @@ from throughtime.layers.drop_in.cells import RNNCell as RNNCell
 from throughtime.layers.drop_in.convert import from_torch as from_torch
 from throughtime.layers.drop_in.convert import to_torch as to_torch
 from throughtime.layers.initialise import initialise as initialise
-from throughtime.layers.readout import Gate as Gate
-from throughtime.layers.readout import Readout as Readout
+from throughtime.layers.options import Gate as Gate
+from throughtime.layers.options import Readout as Readout
 from throughtime.layers.stream import Stream as Stream
 from throughtime.layers.through_time import unroll as unroll
 from throughtime.train import load as load

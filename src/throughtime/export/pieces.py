@@ -25,7 +25,7 @@ from throughtime.export.operators import Reversed
 from throughtime.export.program import Place, Program, Writer, check_weights, round_weights
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
-from throughtime.layers.readout import Gate, Readout
+from throughtime.layers.options import Gate, Readout
 from throughtime.layers.stream.frozen import copy_frozen
 from throughtime.torch_private import on_processor
 

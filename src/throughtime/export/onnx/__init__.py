@@ -43,7 +43,7 @@ from throughtime.export.pieces import (
     list_pieces,
 )
 from throughtime.layers.layer import Passage
-from throughtime.layers.readout import Gate
+from throughtime.layers.options import Gate
 from throughtime.scan.operator import unflatten
 
 _LEAST_OPSET: Final = 18

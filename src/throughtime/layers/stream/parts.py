@@ -27,7 +27,7 @@ from throughtime.backends.cpu.stream.layer import (
 )
 from throughtime.cell.contract import activation_function
 from throughtime.layers.layer import Passage
-from throughtime.layers.readout import Readout
+from throughtime.layers.options import Readout
 from throughtime.layers.stream.functions import make_row_function
 
 Parts = list[Placed]
