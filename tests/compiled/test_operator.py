@@ -8,7 +8,7 @@ import torch
 from tests.compiled.calls import FORMS, Sizes, assert_same, gradients, leaves, random_call, results
 from tests.compiled.own import Apart, ThreeStates
 from throughtime import Cell, cells
-from throughtime.scan.dispatch import operator
+from throughtime.scan import call_operator
 from throughtime.scan.operator import flatten
 
 UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -40,7 +40,7 @@ def test_the_raw_ops_pass_opcheck(cell: Cell, form: str) -> None:
 @every_cell
 def test_the_operator_has_the_bits_of_the_direct_way(cell: Cell, form: str) -> None:
     call = random_call(cell, torch.float32, Sizes(4, 3, 2, 17, 2), form)
-    found = operator(call, "cpu")
+    found = call_operator(call, "cpu")
     values = {str(i): v for i, v in enumerate([*found.sequences, *found.final])}
     direct = results(call)
     assert_same(list(values.values()), list(direct.values()))

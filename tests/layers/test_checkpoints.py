@@ -15,7 +15,8 @@ from throughtime import Cell, Recurrent, cells
 from throughtime.backends import BACKENDS, OPAQUE
 from throughtime.backends.call import Call, Result
 from throughtime.errors import BackendError, OptionError
-from throughtime.scan import scan, scan_in_segments
+from throughtime.scan import scan
+from throughtime.scan.segments import scan_in_segments
 
 T, B, I, H = 11, 4, 3, 5
 DOUBLE = {"dtype": torch.float64}

@@ -11,12 +11,12 @@ PROGRAM = """
 import sys, time
 import torch
 from tests.scan.calls import make_call
-from throughtime.scan.dispatch import operator
+from throughtime.scan import call_operator
 
 def seconds(also):
     start = time.process_time()
     exec(also)
-    result = operator(call, "reference")
+    result = call_operator(call, "reference")
     torch.autograd.backward(result.sequences[0].sum())
     return time.process_time() - start
 

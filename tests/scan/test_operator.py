@@ -13,9 +13,8 @@ from tests.scan.calls import FORMS, leaves, make_call
 from throughtime import Cell, cells
 from throughtime.backends.call import Call, Result
 from throughtime.errors import BackendError, CellError, OptionError
-from throughtime.scan import scan
+from throughtime.scan import call_operator, scan
 from throughtime.scan.autograd import Scan
-from throughtime.scan.dispatch import operator
 from throughtime.scan.operator import flatten, unflatten
 
 CASES = [(cells.LSTM(), form) for form in FORMS] + [
@@ -36,7 +35,7 @@ def _all(result: Result) -> list[Tensor]:
 @every_case
 def test_the_operator_equals_the_plain_loop_and_its_gradient(cell: Cell, form: str) -> None:
     call = make_call(cell, form)
-    plain, through = _all(scan(call, "reference")), _all(operator(call, "reference"))
+    plain, through = _all(scan(call, "reference")), _all(call_operator(call, "reference"))
     assert_close(through, plain, rtol=0, atol=0)
     d = [torch.randn_like(v) for v in plain]
     expected = torch.autograd.grad(plain, leaves(call), d, materialize_grads=True)
@@ -126,7 +125,7 @@ def test_torchs_kernel_equals_the_reference(cell: Cell, form: str) -> None:
 
 def test_two_backward_passes_through_one_graph_agree() -> None:
     call = make_call()
-    y = operator(call).sequences[0].square().sum()
+    y = call_operator(call).sequences[0].square().sum()
     first = torch.autograd.grad(y, leaves(call), retain_graph=True)
     assert_close(torch.autograd.grad(y, leaves(call)), first, rtol=0, atol=0)
 
@@ -134,7 +133,7 @@ def test_two_backward_passes_through_one_graph_agree() -> None:
 def test_results_alias_neither_each_other_nor_the_arguments() -> None:
     call: Call = make_call(form="state", T=0, grad=False)
     assert call.state is not None
-    found = _all(operator(call))
+    found = _all(call_operator(call))
     pointers = [v.untyped_storage().data_ptr() for v in found if v.numel()]
     given = [v.untyped_storage().data_ptr() for v in call.state]
     assert len({*pointers, *given}) == len(pointers) + len(given)

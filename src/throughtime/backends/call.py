@@ -2,7 +2,7 @@
 
 And what may go straight to a backend that reads addresses: a call with plain memory that no mode,
 tracer or transform of torch looks on. All else goes through the dispatcher, or to torch's own
-operations (scan/dispatch.py). Plain tensors pay a few hundred nanoseconds for it.
+operations (scan/__init__.py). Plain tensors pay a few hundred nanoseconds for it.
 """
 
 from __future__ import annotations

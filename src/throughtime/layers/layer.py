@@ -26,7 +26,8 @@ from throughtime.layers.options import (
     find_merged_width,
     merge_directions,
 )
-from throughtime.scan import scan, scan_in_segments
+from throughtime.scan import scan
+from throughtime.scan.segments import scan_in_segments
 
 
 class Weights(CellModule):

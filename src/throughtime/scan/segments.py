@@ -27,8 +27,8 @@ from throughtime.backends.call import (
     sequence_count,
 )
 from throughtime.errors import BackendError, ShapeError
+from throughtime.scan import begin_norms, is_recorded, scan
 from throughtime.scan.autograd import check_no_norms, derivative, placed
-from throughtime.scan.dispatch import begin_norms, is_recorded, scan
 from throughtime.scan.operator import Form, flatten, flatten_gradients, unflatten
 from throughtime.torch_private import dual_level
 

@@ -14,8 +14,8 @@ from throughtime.backends.call import Call, is_watched, plain_gradients
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.short import Way
 from throughtime.backends.cpu.short_backward import Derivative
+from throughtime.scan import scan
 from throughtime.scan.autograd import compute_again, derivative, keep_output, placed, recall
-from throughtime.scan.dispatch import scan
 from throughtime.scan.operator import Form, flatten_gradients, unflatten
 
 _records = torch.is_grad_enabled  # bound once: it is asked at every call
