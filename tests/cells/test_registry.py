@@ -44,7 +44,7 @@ def _local_class() -> Cell:
 ELSEWHERE = """
 import sys
 from tests.cells.test_registry import MADE
-from throughtime.cell.registry import find_cell
+from throughtime.cell import find_cell
 from throughtime.errors import CellError
 
 made = [make() for make in MADE]

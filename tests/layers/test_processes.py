@@ -21,8 +21,7 @@ from torch import Tensor
 from tests.house.source import ROOT
 from tests.layers.many_calls import CALLS, caller
 from tests.layers.plain import agree, build, gru, lstm, plain, random
-from throughtime import Recurrent, cells
-from throughtime.cell import registry
+from throughtime import Recurrent, cell, cells
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -141,12 +140,12 @@ def test_many_calls_of_changing_shapes_keep_no_objects() -> None:
     call = caller()
     for i in range(80):
         call(i)
-    held, living, meant = tensors(), len(registry._LIVING), len(registry._DEFINITIONS)
+    held, living, meant = tensors(), len(cell._LIVING), len(cell._DEFINITIONS)
     for i in range(200):
         call(i)
     assert tensors() <= held
-    assert len(registry._LIVING) <= living
-    assert len(registry._DEFINITIONS) <= meant
+    assert len(cell._LIVING) <= living
+    assert len(cell._DEFINITIONS) <= meant
 
 
 def growths(*kept: int) -> list[int]:

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
+from throughtime.cell import intern_cell, read_outside
 from throughtime.cell.layout import Layout, find_first_layout, find_layer_layout
 from throughtime.cell.layout import Names as Names
 from throughtime.cell.layout import check_new_state as check_new_state
-from throughtime.cell.registry import intern_cell, read_outside
 from throughtime.errors import CellError
 
 _MAPPINGS: Final = {

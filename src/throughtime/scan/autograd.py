@@ -23,7 +23,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call, is_plain, is_watched, numbers, plain_gradients
-from throughtime.cell.registry import find_cell
+from throughtime.cell import find_cell
 from throughtime.errors import TransformError
 from throughtime.scan.operator import (
     Form,

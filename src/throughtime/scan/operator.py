@@ -19,7 +19,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Gradients, Result, are_plain, is_rounded, sequence_count
-from throughtime.cell.registry import find_cell
+from throughtime.cell import find_cell
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
 from throughtime.torch_private import (

@@ -14,8 +14,8 @@ from torch.nn.functional import linear
 
 from throughtime.backends.call import Call, sequence_count, step_count
 from throughtime.backends.reference import matrices, vectors
+from throughtime.cell import find_cell
 from throughtime.cell.contract import Names
-from throughtime.cell.registry import find_cell
 from throughtime.compiler.passes import HIDDEN
 from throughtime.environment import __version__
 from throughtime.errors import OptionError, TransformError
