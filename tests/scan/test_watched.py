@@ -326,3 +326,23 @@ def test_flops_of_what_torch_does_not_count() -> None:
     with FlopCounterMode(display=False) as counted:
         throughtime.LSTM(3, 4)(torch.randn(5, 2, 3))
     assert counted.get_total_flops() == 2 * 5 * 2 * (4 * 4 * 3 + 4 * 4 * 4)
+
+
+@every_kind
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_third_and_fourth_derivatives_equal_those_of_torch(kind: str, backend: str) -> None:
+    judge, layer = pair(kind, 2, 3)
+    layer.backend = backend  # type: ignore[assignment]
+    x = random(3, 2, 2).requires_grad_()
+
+    def orders(net: nn.Module) -> list[Tensor]:
+        inputs, value = (x, *net.parameters()), net(x)[0].square().sum()
+        found = []
+        for order in range(4):
+            grads = torch.autograd.grad(value, inputs, create_graph=order < 3)
+            found += list(grads)
+            value = torch.stack([v.square().sum() for v in grads]).sum()
+        return found
+
+    for _ in range(3):
+        assert_close(orders(layer), orders(judge))

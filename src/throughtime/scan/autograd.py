@@ -175,16 +175,16 @@ class ScanBackward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *d_gradients: Any) -> Any:
         # What the forward pass kept says nothing that the inputs do not say.
+        again = torch.is_grad_enabled()  # a third derivative may follow
         count = len(ctx.needs)
         asked = ctx.needs_input_grad[5:]
         wants = (*asked[:count], *asked[count + ctx.kept :])
         with torch.enable_grad():
             needs = *ctx.needs, *[False] * (len(wants) - count)
             leaves = [
-                None if v is None else v.detach().requires_grad_(want or need)
+                None if v is None else _as_leaf(v, want or need, again)
                 for v, want, need in zip(ctx.saved_tensors, wants, needs, strict=True)
             ]
             inputs, d_results = leaves[:count], leaves[count:]
@@ -192,8 +192,13 @@ class ScanBackward(torch.autograd.Function):
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
             first = gradients(results(call, "reference"), wanted, d_results, create_graph=True)
             leaves = [v if want else None for v, want in zip(leaves, wants, strict=True)]
-            second = placed(gradients(first, leaves, d_gradients), wants)
+            second = placed(gradients(first, leaves, d_gradients, create_graph=again), wants)
         return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
+
+
+def _as_leaf(v: Tensor, wanted: bool, again: bool) -> Tensor:
+    """A tensor to differentiate by, of which no other is made; `again`: with its history."""
+    return v.view_as(v) if again and v.requires_grad else v.detach().requires_grad_(wanted)
 
 
 Values = Sequence[Tensor | None]
