@@ -22,6 +22,10 @@ from torch.autograd import forward_ad
 
 from throughtime.errors import TransformError
 
+_NODE = (
+    "_C._aoti.alloc_tensors_by_stealing_from_void_ptrs",
+    "_C._aoti.unsafe_alloc_void_ptrs_from_tensors", "_C._dispatch_has_kernel_for_dispatch_key",
+)  # fmt: skip
 INSTEAD: Final = {
     "_C._functorch.get_dynamic_layer_stack_depth": "every call is computed by the reference",
     "_C._functorch.get_interpreter_stack": "calls below torch.func are computed by the reference",
@@ -46,8 +50,8 @@ INSTEAD: Final = {
     "_C._dispatch_tls_local_exclude_set": "the operator's gradient by the reference is refused",
     "_C._dispatch_tls_local_include_set": "the operator's gradient by the reference is refused",
     "_C._dynamo.guards.TensorGuards": "tensors of repeated calls are looked at one by one",
+    **dict.fromkeys(_NODE, "small calls are recorded by a function in Python"),
     "_foreach_norm": "norms are taken tensor by tensor",
-    "_foreach_sub": "differences are taken tensor by tensor",
     "Tensor._is_zerotensor": "zeros without memory are refused",
     "Tensor._base": "a window of a view is taken for one that something computed",
     "Tensor._version": "weights that change between windows are not warned of",
@@ -215,10 +219,7 @@ def without_modes() -> AbstractContextManager[Any]:
 
 
 def on_processor() -> AbstractContextManager[Any]:
-    """Inside, new tensors lie on the processor; where no default device was set, this is nothing.
-
-    Setting one imports torch.utils._device, and so would asking.
-    """
+    """Inside, new tensors lie on the processor; asking for a default device imports a module."""
     return torch.device("cpu") if "torch.utils._device" in sys.modules else nullcontext()
 
 
@@ -227,6 +228,13 @@ def counts_flops(mode: Any, module: Any) -> bool:
     kind = getattr(module, "_FlopCounterMode", None)
     return kind is not None and isinstance(mode, kind)
 
+
+HAS_NODE: Final = not any(name in LOST for name in _NODE)
+"""Whether torch's node of a recurrent layer can be carried."""
+
+stolen, handles_of, has_kernel = map(_HAS.__getitem__, _NODE)
+"""Tensors from handles of torch's stable interface, and handles of tensors; whether
+an operator has a kernel for a dispatch key."""
 
 # Tensors.
 
@@ -307,14 +315,6 @@ def norms(values: Sequence[Tensor], order: float = 2) -> Sequence[Tensor]:
     if every is None:
         return [torch.linalg.vector_norm(v, order) for v in values]
     return every(list(values), order)  # type: ignore[no-any-return]
-
-
-def differences(values: Sequence[Tensor], others: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Each tensor less its partner."""
-    every = _HAS["_foreach_sub"]
-    if every is None:
-        return [v - w for v, w in zip(values, others, strict=True)]
-    return every(list(values), list(others))  # type: ignore[no-any-return]
 
 
 # Batched gradients, by torch's older vmap.

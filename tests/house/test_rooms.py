@@ -14,7 +14,7 @@ import pytest
 from tests.house.source import ROOT, Module, fresh, modules
 
 FILE, FUNCTION, FOLDER, SHORT = 400, 30, 14, 60
-MODULES = 221
+MODULES = 225
 """Of the whole package; a plug-in is no reason to raise it, a new idea may be."""
 
 PLUG_INS = {

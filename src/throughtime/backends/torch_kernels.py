@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from throughtime.backends.call import Call, Result, is_traced, unpack
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
@@ -46,6 +47,29 @@ def is_large_step(layer: Any, steps: int) -> bool:
         return False
     gates = len(layer.cell.layout.recurrent_gates)
     return bool(layer.numbers >= LARGE_STEP * gates)
+
+
+class TorchStep:
+    """Plain calls of one step by torch's kernel.
+
+    Args:
+        kind: its name in `STEPS`.
+        like: rows (B, I).
+        H: units.
+        weights: how many there are.
+    """
+
+    def __init__(self, kind: str, like: Tensor, H: int, weights: int) -> None:
+        self._kernel, self._weights, self._pair = STEPS[kind], weights, kind == "LSTM"
+        self._zeros = like.new_zeros(like.shape[0], H)
+
+    def record(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The new states, of x, the weights and where it starts."""
+        start = tensors[self._weights :] or (self._zeros, self._zeros)
+        weights = tensors[: self._weights]
+        if self._pair:
+            return self._kernel(x, start, *weights)  # type: ignore[no-any-return]
+        return (self._kernel(x, start[0], *weights),)
 
 
 def refuses(call: Call) -> str | None:

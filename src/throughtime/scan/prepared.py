@@ -22,10 +22,10 @@ from throughtime.backends.cpu.look import (
     take_lines,
     take_whole,
 )
-from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
-from throughtime.backends.torch_kernels import is_large_step
+from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, prepare
+from throughtime.backends.torch_kernels import TorchStep, is_large_step
 from throughtime.compiler.runtime.threads import available
-from throughtime.scan.short import Recorded, RecordedStack, record_of
+from throughtime.scan.node import Carriers, Recording, carriers_of
 from throughtime.torch_private import Guard, any_autocast, dual_level
 
 BACKENDS = ("auto", "cpu")
@@ -36,7 +36,6 @@ MOST_SHAPES: Final = 512
 
 _is_compiling = torch.compiler.is_compiling  # bound once: these are asked at every call
 _records = torch.is_grad_enabled
-
 
 Steps = int | tuple[int, ...]
 """0 of a padded batch, of a packed one its steps, or the rows of each where lengths differ."""
@@ -56,7 +55,7 @@ class ShortCall(NamedTuple):
         recorded: the same where a backward pass may follow, else None.
         finals: shapes of the final states of all layers; empty where each has its own.
         turned: whether outputs are given as (B, T, width).
-        shared: by how many threads, all that there are; 0 of work too small to be shared.
+        shared: by how many threads, all there are; 0 of work too small to be shared.
     """
 
     check: Guard
@@ -67,7 +66,7 @@ class ShortCall(NamedTuple):
     names: tuple[str, ...]
     parts: tuple[tuple[slice, slice], ...]
     ways: tuple[Way, ...]
-    recorded: Recorded | RecordedStack | None
+    recorded: Recording | None
     finals: tuple[tuple[int, ...], ...]
     turned: bool
     shared: int
@@ -152,32 +151,49 @@ class ShortWay:
         records: bool, steps: Steps,
     ) -> ShortCall | None:  # fmt: skip
         """For tensors that are looked at one by one here; None where one is not plain."""
-        if not layer.is_plain or (isinstance(steps, tuple) and not self._comes_again(key)):
+        kind, seen = self._kind(layer), self._look(layer, key, x, state, steps)
+        if seen is None or kind[-1]:
             return None
-        layout, kind = self._layout(layer, x, steps), self._kind(layer)
-        layers = None if layout is None or kind[-1] else self._layers_of(layer, x.dtype)
-        if layout is None or layers is None or any_autocast():
-            return None
-        plain, shapes = _weights_of(layer, layers), self._state_shapes(layers, layout)
-        if plain is None or not _are_whole(layers[0], shapes, x, state):
-            return None
-        names, weights, parts = plain
+        layout, layers, shapes, (names, weights, parts) = seen
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
-        by_torch = layer.backend == "auto" and is_large_step(layer, layout.T)
-        ways = None if by_torch else _ways(layers, layout, x, keep, bool(state), self.own_states)
-        if ways is None:
-            self._add(key, None)
-            return None
         finals = () if self.own_states else tuple(shapes[layout.single :])
         own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
-        recorded = record_of(ways, own, finals) if keep else None
+        if layer.backend == "auto" and is_large_step(layer, layout.T):
+            carriers = self._by_torch(layers[0], x, len(names))
+        else:
+            form = layers, layout, x, keep, bool(state)
+            carriers = carriers_of(*form, own, finals, self.own_states)
+        if carriers is None:
+            self._add(key, None)
+            return None
+        ways, recorded = carriers
+        shared = max((way.shared for way in ways), default=0)
         call = ShortCall(
             guard_all(tensors), find_extent(x), x.itemsize, [find_extent(v) for v in state], kind,
-            names, own, tuple(ways), recorded, finals, layout.turned, max(w.shared for w in ways),
+            names, own, tuple(ways), recorded, finals, layout.turned, shared,
         )  # fmt: skip
         self._add(key, call)
         return call
+
+    def _look(
+        self, layer: Any, key: tuple[object, ...], x: Tensor, state: Sequence[Any], steps: Steps
+    ) -> tuple[BatchForm, tuple[ShortLayer, ...], list[tuple[int, ...]], Weights] | None:
+        """How the batch lies, the layers, shapes of states, and weights; None: not all is plain."""
+        if not layer.is_plain or (isinstance(steps, tuple) and not self._comes_again(key)):
+            return None
+        layout = self._layout(layer, x, steps)
+        layers = None if layout is None else self._layers_of(layer, x.dtype)
+        if layout is None or layers is None or any_autocast():
+            return None
+        shapes, weights = self._state_shapes(layers, layout), _weights_of(layer, layers)
+        if weights is None or not _are_whole(layers[0], shapes, x, state):
+            return None
+        return layout, layers, shapes, weights
+
+    def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
+        """torch's kernel for a call, if there is a short way to it."""
+        return None
 
     def _state_shapes(
         self, layers: Sequence[ShortLayer], layout: BatchForm
@@ -266,7 +282,13 @@ class ShortStep(ShortWay):
         return None if result is None else (result[0], *result[1])
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
-        return type(layer), layer.cell, layer.hidden_size, layer.input_size, False
+        sizes = layer.hidden_size, layer.input_size
+        return type(layer), layer.cell, sizes, layer.backend, False
+
+    def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
+        if x.dim() != 2:
+            return None
+        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.H, weights)
 
     def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         lead = tuple(x.shape[:-1])
@@ -307,9 +329,11 @@ def _prepare_layers(layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | 
     return tuple(layers)
 
 
-def _weights_of(
-    layer: Any, layers: Sequence[ShortLayer]
-) -> tuple[tuple[str, ...], list[Tensor], list[slice]] | None:
+Weights = tuple[tuple[str, ...], list[Tensor], list[slice]]
+"""Names and weights of all layers, and which of them each has."""
+
+
+def _weights_of(layer: Any, layers: Sequence[ShortLayer]) -> Weights | None:
     """Names and weights of all layers, and which of them each has; None: one is not plain."""
     names: list[str] = []
     weights: list[Tensor] = []
@@ -335,30 +359,14 @@ def _are_whole(
     return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
 
 
-def _ways(
-    layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool, given: bool, own: bool
-) -> list[Way] | None:
-    """Of each layer; `own`: with tensors of states of its own. None: one has no short way."""
-    ways = []
-    for i, layer in enumerate(layers):
-        place, count = (0, 1) if own else (i, len(layers))
-        way = find_way(layer, layout, x, keep, given, place, count)
-        if way is None:
-            return None
-        ways.append(way)
-        layout = layout._replace(turned=False)
-        x = x.new_empty((*layout.lead, layer.D * layer.widths[0]))
-    return ways
-
-
 def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
     """Outputs and final states of a call that is not recorded."""
-    final = finals = [x.new_empty(*shape) for shape in call.finals]
-    if len(call.ways) == 1 and final:  # one layer, whose tensors need no sorting: a microsecond
+    if len(call.ways) == 1:  # tensors of one layer need no sorting: a microsecond
         (way,) = call.ways
-        y = x.new_empty(*way.y)
+        y, final = x.new_empty(*way.y), [x.new_empty(*shape) for shape in way.finals]
         way.region.run((x, y, *tensors, *final))
         return y, final
+    final = finals = [x.new_empty(*shape) for shape in call.finals]
     for way, (part, states) in zip(call.ways, call.parts, strict=True):
         if not call.finals:
             final = [x.new_empty(*shape) for shape in way.finals]

@@ -36,6 +36,7 @@ class Recorded:
 
     def __init__(self, way: Way) -> None:
         self.way, self.backward = way, Derivative(way)
+        self.programs: list[Any] = []  # of backward passes, for kernels
         layer = way.layer
         self.cell, self.key = layer.cell, layer.cell.key
         sizes = layer.H, layer.D, int(layer.bias)
@@ -154,13 +155,6 @@ def _long(
 
 Part = tuple[slice, slice]
 """Where a layer's weights, and its own states, are among the tensors of a stack."""
-
-
-def record_of(
-    ways: Sequence[Way], parts: Sequence[Part], finals: tuple[tuple[int, ...], ...]
-) -> Recorded | RecordedStack:
-    """Of calls of one layer or of many; arguments as `RecordedStack` has them."""
-    return Recorded(ways[0]) if len(ways) == 1 else RecordedStack(ways, parts, finals)
 
 
 class RecordedStack:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import rows_of
-from throughtime.backends.cpu.block import CallBlock, Template
+from throughtime.backends.cpu.block import Arena, CallBlock, Template
 from throughtime.backends.cpu.forward_pass import kept_shape, template_for
 from throughtime.backends.cpu.look import (
     FLOATS,
@@ -55,6 +55,25 @@ Place = tuple[str, int, int]
 """A word of the block, the number of the tensor it points into, and bytes from its start."""
 
 
+class RegionParts(NamedTuple):
+    """What a call of a region is made of.
+
+    Attributes:
+        function: its address.
+        words: as they are before a call; places of those that count from the arena's start and
+            from the block's.
+        arena: bytes that it works in.
+        places: of addresses: a word, the number of a tensor, and bytes from its start.
+    """
+
+    function: int
+    words: list[int]
+    in_arena: list[int]
+    in_block: list[int]
+    arena: int
+    places: list[tuple[int, int, int]]
+
+
 class ShortRegion:
     """A region called with tensors in an order agreed on once.
 
@@ -74,7 +93,7 @@ class ShortRegion:
         aside: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         words = template.places()
-        self._template = template
+        self._template, self._address = template, function
         self._function = threads.caller(function, *team.how)
         self._weights, self._names = slice(first, first + len(weights)), tuple(weights)
         of_weights = range(first, first + len(weights))
@@ -133,6 +152,20 @@ class ShortRegion:
             self._held = words
             for name, address in words.addresses.items():
                 self.fix(name, address)
+
+    def parts(self) -> RegionParts:
+        """Of a call on the calling thread."""
+        template, words, arena = self._template, list(self._template.words), Arena()
+        arena.bytes = template.arena_bytes
+        in_arena = [*template.in_arena, *(place for place, _ in self._aside)]
+        for place, bytes in self._aside:
+            words[place] = arena.reserve(bytes)
+        for place, address in self._fixed:
+            words[place] = address
+        places = [*self._places, *self._weight_places]
+        return RegionParts(
+            self._address, words, in_arena, list(template.in_block), arena.bytes, places
+        )
 
     def _new(self) -> CallBlock:
         block = CallBlock(self._template)

@@ -343,3 +343,58 @@ HEAD: Final = 2
 
 OPERATION: Final = 2 + max(map(len, OPERATIONS))
 """Words of an operation: its kind, its function's address, and what that takes."""
+
+
+# What kernels of torch's dispatcher are given (kernels.py), and what they work off (program.py).
+
+MAGIC: Final = 0x7468726F75676874  # a program's first number
+
+PROGRAM: Final = (
+    "magic", "self", "region", "words", "words_at", "arena", "in_arena", "in_arena_at", "in_block",
+    "in_block_at", "places", "places_at", "inputs", "inputs_at", "outputs", "outputs_at",
+    "weights", "states", "dtype", "bytes", "copied", "backward_at", "d_x", "d_hx", "d_cx",
+    "d_weights", "cut_lines", "cut_line", "cut_row",
+)  # fmt: skip
+"""Numbers at the head of a program; `self` is its address.
+
+Lists stand behind them, each from its number `..._at` on: the block's words as they are before a
+call; places of those that count from the arena and from the block; for each address a word, a
+tensor and bytes from its start; how each tensor lies (SPEC). `arena` is the bytes that the region
+works in, `copied` the bytes of y. `backward_at` has the programs of backward passes, by what is
+wanted and given; `d_...` are numbers of outputs, -1 of none. Lines of the first output are cut to
+the gradient by x, where `cut_lines` is not 0.
+"""
+
+SPEC: Final = ("dim", "size0", "size1", "size2", "stride0", "stride1", "stride2", "extent")
+"""How a tensor lies; its extent is bytes from its first number to behind its last one."""
+
+MOST_TENSORS: Final = 64
+"""Tensors that a program reads and writes."""
+
+STACK: Final = (
+    "input", "weight", "weight_stride0", "hx", "cx", "mode", "hidden_size", "num_layers",
+    "batch_first", "dropout", "train", "bidirectional", "batch_sizes", "dropout_state",
+)  # fmt: skip
+"""Arguments of torch's operator `miopen_rnn`."""
+
+GRADIENT_STACK: Final = (
+    *STACK[:3], "weight_buf", "hx", "cx", "output", "grad_output", "grad_hy", "grad_cy", *STACK[5:],
+    "reserve", "output_mask",
+)  # fmt: skip
+"""Arguments of its gradient."""
+
+ASKED: Final = (
+    "aoti_torch_get_dim", "aoti_torch_get_sizes", "aoti_torch_get_strides", "aoti_torch_get_dtype",
+    "aoti_torch_get_device_type", "aoti_torch_get_storage_offset", "aoti_torch_get_storage_size",
+    "aoti_torch_get_data_ptr", "aoti_torch_is_defined", "aoti_torch_is_contiguous",
+    "aoti_torch_empty_strided", "aoti_torch_new_uninitialized_tensor", "aoti_torch_copy_",
+    "aoti_torch_delete_tensor_object", "torch_delete_stable_ivalue", "torch_new_list_reserve_size",
+    "torch_list_size", "torch_list_get_item", "torch_list_push_back", "torch_delete_list",
+    "aoti_torch_grad_mode_is_enabled", "_ZN3c104impl20TorchDispatchModeTLS13any_modes_setEb",
+    "aoti_torch_new_tensor_handle", "aoti_torch_check", "malloc", "free",
+)  # fmt: skip
+"""Functions in the kernels' table; behind them stand what carries a call in Python, and texts: that
+it was cut off, and that a call is none of a layer's."""
+
+IN_PYTHON: Final = ("status", "d_x", "d_hx", "d_cx", "d_weights", "text")
+"""What Python leaves of a backward pass: results if the status is 1, else the text of an error."""

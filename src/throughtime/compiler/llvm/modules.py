@@ -20,6 +20,7 @@ from throughtime.compiler.llvm.cell import (
     write_cell_forward,
     write_phase_forward,
 )
+from throughtime.compiler.llvm.kernels import write_kernels
 from throughtime.compiler.llvm.loops import backward, forward, rows, team
 from throughtime.compiler.llvm.packing import (
     write_columns,
@@ -130,4 +131,11 @@ def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:
     """The tile of a stream's rows: of one row it has more vectors than any tile of many rows."""
     module = ir.Module("stream tile")
     (tile.write_narrow_tile if narrow else tile.write_tile)(module, kind, rows, vectors)
+    return module
+
+
+def kernels_module(kind: Kind) -> ir.Module:
+    """`forward`, `backward` and their `table`: kernels of torch's dispatcher."""
+    module = ir.Module("kernels")
+    write_kernels(module, kind)
     return module

@@ -13,7 +13,7 @@ from throughtime.diagnosis.observe import Watch, WatchedCall, choose_rows
 from throughtime.diagnosis.quantities.reach import Pulse, measure_pulses
 from throughtime.diagnosis.verdict import LARGEST_RHO, MOVING, RATE, SATURATED, is_often
 from throughtime.errors import OptionError, ShapeError
-from throughtime.torch_private import differences, norms
+from throughtime.torch_private import norms
 
 _LEAST = -45.0
 """Logged for the log10 of a gradient of exactly zero; below what float32 can hold."""
@@ -36,7 +36,7 @@ def measure_norm(values: list[Any]) -> float:
 def measure_updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     """||delta theta|| / ||theta|| of every parameter that is not zero."""
     old = list(before.values())
-    moved = norms(differences([after[n].detach() for n in before], old))
+    moved = norms([after[name].detach() - v for name, v in before.items()])
     sizes = [float(v) for v in norms(old)]
     triples = zip(before, moved, sizes, strict=True)
     return {n: float(v) / size for n, v, size in triples if size > 0}
