@@ -267,7 +267,7 @@ def test_memory_added_is_what_a_call_holds() -> None:
 
 
 def test_ratios_follow_the_clock_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rival that sleeps takes time by the wall's clock and none of the processor's."""
+    """A rival that sleeps takes time by the wall's clock and next to none of the processor's."""
     build = rows_of.build
 
     def sleepy(name: str, m: Any) -> Contender:
@@ -278,8 +278,7 @@ def test_ratios_follow_the_clock_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(rows_of, "build", sleepy)
     wall, cpu = (rows_of.measure_case(case("training", "RNN"), QUICK, "auto", c) for c in CLOCKS)
-    assert wall["ratios"]["torch.nn"]["ratio"] > cpu["ratios"]["torch.nn"]["ratio"]
-    assert cpu["ratios"]["torch.nn"]["ratio"] < 1
+    assert wall["ratios"]["torch.nn"]["ratio"] > 50 * cpu["ratios"]["torch.nn"]["ratio"]
 
 
 def test_others_share_counts_what_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
