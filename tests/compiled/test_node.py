@@ -18,10 +18,10 @@ from torch._dynamo import compiled_autograd
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import throughtime
 from tests.house.source import fresh
+from tests.scan.calls import Names
 from throughtime import Recurrent, cells
 from throughtime.scan.kernels import register
 from throughtime.scan.node import gradients_of
@@ -256,26 +256,14 @@ def test_a_derivative_of_the_derivative(name: str) -> None:
     assert_close(second(results(made(*args))), second(by_function(made, args)))
 
 
-class Seen(TorchDispatchMode):
-    """Names of the operations inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_mode_sees_the_backward_pass() -> None:
     made, args = ready("GRUCell, given", torch.float32)
     inputs = leaves(made, args)
     y = results(made(*args))[0]
     wanted = torch.autograd.grad(y.sum(), inputs, retain_graph=True)
-    with Seen() as seen:
+    with Names() as names:
         found = torch.autograd.grad(y.sum(), inputs)
-    assert any(name.startswith("throughtime::") for name in seen.names), seen.names
+    assert any(name.startswith("throughtime::") for name in names.seen), names.seen
     assert_close(found, wanted, rtol=0, atol=0)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from throughtime import Cell, cells
 from throughtime.backends.call import Call
@@ -54,3 +55,15 @@ def make_call(
 def leaves(call: Call) -> list[Tensor]:
     """The tensors of a call that ask for a gradient."""
     return [v for v in flatten(call)[1] if v is not None and v.requires_grad]
+
+
+class Names(TorchDispatchMode):
+    """Writes down which operators it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))

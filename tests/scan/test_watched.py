@@ -16,10 +16,10 @@ from torch.masked import masked_tensor
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.testing import assert_close
 from torch.testing._internal.two_tensor import TwoTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import throughtime
+from tests.scan.calls import Names
 from throughtime import Recurrent, cells
 from throughtime.errors import BackendError, TransformError
 
@@ -274,18 +274,6 @@ def test_gradients_of_single_samples_equal_torchs() -> None:
 
 
 # Modes
-
-
-class Names(TorchDispatchMode):
-    """Writes down which operators it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_mode_sees_the_operator_forward_and_backward() -> None:

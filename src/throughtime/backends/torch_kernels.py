@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -55,21 +56,20 @@ class TorchStep:
     Args:
         kind: its name in `STEPS`.
         like: rows (B, I).
-        H: units.
+        widths: of the states.
         weights: how many there are.
     """
 
-    def __init__(self, kind: str, like: Tensor, H: int, weights: int) -> None:
-        self._kernel, self._weights, self._pair = STEPS[kind], weights, kind == "LSTM"
-        self._zeros = like.new_zeros(like.shape[0], H)
+    def __init__(self, kind: str, like: Tensor, widths: Sequence[int], weights: int) -> None:
+        self._kernel, self._weights = STEPS[kind], weights
+        self._zeros = tuple(like.new_zeros(like.shape[0], width) for width in widths)
 
     def record(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The new states, of x, the weights and where it starts."""
-        start = tensors[self._weights :] or (self._zeros, self._zeros)
-        weights = tensors[: self._weights]
-        if self._pair:
+        start, weights = tensors[self._weights :] or self._zeros, tensors[: self._weights]
+        if len(start) > 1:
             return self._kernel(x, start, *weights)  # type: ignore[no-any-return]
-        return (self._kernel(x, start[0], *weights),)
+        return (self._kernel(x, *start, *weights),)
 
 
 def refuses(call: Call) -> str | None:

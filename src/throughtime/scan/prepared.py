@@ -52,7 +52,7 @@ class ShortCall(NamedTuple):
         names: of the weights of all layers.
         parts: for each layer where its weights, and its own states, are among the tensors.
         ways: of each layer.
-        recorded: the same where a backward pass may follow, else None.
+        recorded: what carries and records it where a backward pass may follow, else None.
         finals: shapes of the final states of all layers; empty where each has its own.
         turned: whether outputs are given as (B, T, width).
         shared: by how many threads, all there are; 0 of work too small to be shared.
@@ -288,7 +288,7 @@ class ShortStep(ShortWay):
     def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
         if x.dim() != 2:
             return None
-        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.H, weights)
+        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.widths, weights)
 
     def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         lead = tuple(x.shape[:-1])
@@ -334,7 +334,7 @@ Weights = tuple[tuple[str, ...], list[Tensor], list[slice]]
 
 
 def _weights_of(layer: Any, layers: Sequence[ShortLayer]) -> Weights | None:
-    """Names and weights of all layers, and which of them each has; None: one is not plain."""
+    """Those of a layer's call; None: one is not plain."""
     names: list[str] = []
     weights: list[Tensor] = []
     parts = []

@@ -15,11 +15,9 @@ from typing import Final
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import ASKED, MOST_TENSORS, PROGRAM, SPEC, Kind
+from throughtime.compiler.llvm.product import LINE
 from throughtime.compiler.llvm.values import I64, Num, Truth, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame
-
-LINE: Final = 64
-"""Bytes of a line of the cache, where what a region works in begins."""
 
 STRIDES: Final = SPEC.index("stride0") - SPEC.index("size0")
 
