@@ -201,7 +201,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     )
     words: dict[str, Word] = {
         "tiles": tiles, "heights": heights, "columns": columns,
-        "column_widest": code.tiles.column_widest, "line_height": code.tiles.line_height,
+        "column_widest": code.tiles.column_widest,
         "line_tiles": code.tiles.lines.buffer_info()[0], "D": shape.D, "T": rows.T, "H": shape.H,
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": len(plan.sums),
         "out": shape.widths.out, "with_a": len(plan.with_a), "last_u": len(plan.last),

@@ -162,9 +162,8 @@ def _need_tiles(shape: Shape, in_place: bool) -> None:
     tiles, plan, blocks = shape.code.tiles, shape.plan, shape.H_row // shape.code.kind.size
     if in_place:
         chunks = shape.team.chunks
-        sizes = {shape.rows.B // chunks, shape.rows.even_chunk(chunks)}
-        tiles.need_lines({rows for rows in sizes if rows <= tiles.line_height})
-        tiles.need({1} if max(sizes) > tiles.line_height else ())
+        for rows in (shape.rows.B // chunks, shape.rows.even_chunk(chunks)):
+            tiles.need_lines(rows)
         return
     flat = part_sizes(len(plan.with_a) * blocks, WIDEST)
     panels = panel_vectors(blocks, shape.panel, len(plan.last), shape.widest)
@@ -196,7 +195,9 @@ def _scratch(shape: Shape, arena: Arena, in_place: bool) -> dict[str, Any]:
     operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.computed else 0)
     high = chunk if in_place else min(HIGHEST, chunk)
     chains = own.reserve(high * vectors * shape.code.kind.size + lines)
-    turned = own.reserve(max(shape.I, shape.H) * shape.code.kind.size if in_place else 0)
+    kind, widest = shape.code.kind, max(shape.I, shape.H)
+    vectors = -(-chunk // kind.lanes) * widest + kind.lanes  # the last square may lie beyond
+    turned = own.reserve(vectors * kind.size if in_place else 0)
     return {
         "block_steps": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
         "turned": int(turned),

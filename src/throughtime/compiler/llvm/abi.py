@@ -121,15 +121,11 @@ COMMON_WORDS: Final = {
     "columns": "table of the tiles of sums over rows",
     "column_widest": "vectors of the widest of these",
     "in_place": "whether weights are multiplied where they lie, unpacked",
-    "line_tiles": "table of the tiles of such weights by rows",
-    "line_height": "rows of the highest of these",
-    "turned": "where in the scratch the lines of a vector lie turned, for more rows than that",
+    "line_tiles": "table of the tiles of such weights by rows; the first has rows for its lanes",
+    "turned": "where in the scratch lie the rows of that one, those of each k side by side",
     "cell_forward": "the cell's function that ends a step",
     # sizes
-    "D": "directions",
-    "T": "steps",
-    "H": "units",
-    "I": "inputs",
+    "D": "directions", "T": "steps", "H": "units", "I": "inputs",
     "H_row": "a padded row of units, as long as the widest",
     "I_row": "a padded row of inputs",
     "out": "units of the output",
@@ -309,6 +305,9 @@ time."""
 
 LINE_TILE: Final = ("start", "start_row", "A", "A_row", "B", "lines", "zeros", "K", "C", "C_row")
 """Of a tile whose B lies as the user's: a line of K numbers for each lane, some of them there."""
+
+ROW_TILE: Final = ("start", "start_row", "A", "B", "lines", "zeros", "K", "C", "C_row", "rows")
+"""Of a tile for the same B whose lanes are rows: A[k, row] with row from number to number."""
 
 COLUMN_TILE: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
 """Of a tile whose A lies the other way: A[k, r] with r from number to number."""

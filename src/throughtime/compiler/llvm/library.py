@@ -53,16 +53,18 @@ class Tiles:
                 self._fill(name, v)
                 self._there.add((name, v))
 
-    def need_lines(self, heights: Iterable[int]) -> None:
-        """Fill in the tiles of weights as they lie, of so many rows."""
-        for r in heights:
-            if not self.lines[r]:
-                self.lines[r] = self._line_tile(r)
+    def need_lines(self, rows: int) -> None:
+        """Fill in the tiles of weights as they lie, for products of so many rows."""
+        at_once = max(self.kind.lanes, self.line_height)
+        for r in {min(rows, at_once), rows % at_once} - {0}:
+            height = r if r <= self.line_height else 0
+            if not self.lines[height]:
+                self.lines[height] = self._line_tile(height)
 
     def _line_tile(self, height: int) -> int:
-        kind, name = self.kind, f"line_tile {height}"
+        kind, name = self.kind, f"line_tile_{height}" if height else "row_tile"
         code = _load(name, kind, self.target, lambda modules: modules.line_module(kind, height))
-        return code.address(f"line_tile_{height}")
+        return code.address(name)
 
     def _fill(self, name: str, v: int) -> None:
         kind, target = self.kind, self.target

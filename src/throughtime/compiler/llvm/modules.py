@@ -13,6 +13,7 @@ from throughtime.compiler.llvm.abi import (
     OPERATION,
     OPERATIONS,
     Kind,
+    line_rows,
     most_rows,
 )
 from throughtime.compiler.llvm.cell import (
@@ -45,9 +46,11 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
         backward.write_backward(module, kind, copies, both, pack, barrier, machine)
     else:
         squares = write_squares(module, kind)
-        both = product, products.write_line_product(module, kind, squares)
+        height = line_rows(machine.registers)
+        lines = products.write_line_product(module, kind, height)
+        all_three = product, lines, products.write_turn_rows(module, kind, height)
         pack = write_packing(module, kind, copies, write_lines(module, kind, squares), back)
-        forward.write_forward(module, kind, copies, both, pack, barrier, machine)
+        forward.write_forward(module, kind, copies, all_three, pack, barrier, machine)
     return module
 
 
@@ -60,9 +63,12 @@ def tiles_module(kind: Kind, registers: int, vectors: int) -> ir.Module:
 
 
 def line_module(kind: Kind, height: int) -> ir.Module:
-    """The register tile of so many rows for weights as they lie."""
+    """The register tile of so many rows for weights as they lie; 0: of a vector's lanes."""
     module = ir.Module("line")
-    tile.write_line_tile(module, kind, height)
+    if height:
+        tile.write_line_tile(module, kind, height)
+    else:
+        tile.write_row_tile(module, kind)
     return module
 
 

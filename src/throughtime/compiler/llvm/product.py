@@ -17,11 +17,13 @@ from throughtime.compiler.llvm.abi import (
     COLUMN_TILE,
     LINE_TILE,
     PLACES,
+    ROW_TILE,
     TILE,
     WIDEST,
     Kind,
 )
 from throughtime.compiler.llvm.loops.team import my_share
+from throughtime.compiler.llvm.tile import transposed
 from throughtime.compiler.llvm.values import Num, Truth, where
 from throughtime.compiler.llvm.writer import NEAREST, SECOND, Emit, Frame, common
 
@@ -102,33 +104,52 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     return e.done()
 
 
-def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
+def write_line_product(module: ir.Module, kind: Kind, height: int) -> Emit:
     """C = start + A B, B some lines of a matrix as it lies, for one vector: `line_product(...)`.
 
-    A few rows are one tile that turns squares of lines itself; for many the lines are turned once,
-    into the nearest cache, and then multiplied in tiles of rows.
+    Rows up to `height` are a tile that turns squares of lines in registers. More are the lanes of a
+    tile themselves, and lie in the scratch as `turn_rows` has left them.
     """
     names = ("block", "scratch", "start", "start_row", "A", "A_row", "B", "lines", "K", "C",
              "C_row", "rows")  # fmt: skip
     e = Emit(module, "line_product", kind, names, internal=True)
+    c, g, at_once = common(e), e.args, max(kind.lanes, height)
+    with e.loop(g["rows"], step=at_once) as row:
+        rows = (g["rows"] - row.index).least(at_once)
+        words = {
+            "start": g["start"] + g["start_row"] * row.index,
+            "C": g["C"] + g["C_row"] * row.index, "zeros": c["zeros"],
+            **e.passed_on("start_row", "B", "lines", "K", "C_row"),
+        }  # fmt: skip
+        with e.split(rows <= height) as (few, many):
+            with few:
+                A = g["A"] + g["A_row"] * row.index
+                others = words | e.passed_on("A_row")
+                e.call_at(e.word(c["line_tiles"], rows), LINE_TILE, A=A, **others)
+            with many:
+                A = g["scratch"] + c["turned"] + row.index * g["K"] * kind.bytes
+                e.call_at(e.word(c["line_tiles"]), ROW_TILE, A=A, rows=rows, **words)
+    return e.done()
+
+
+def write_turn_rows(module: ir.Module, kind: Kind, height: int) -> Emit:
+    """`turn_rows(...)`: rows of A side by side for each k, where `line_product` reads them.
+
+    for rows, as many as a vector has lanes and more than `height`: for squares of them: turn
+    """
+    names = ("block", "scratch", "A", "A_row", "K", "rows")
+    e = Emit(module, "turn_rows", kind, names, internal=True)
     c, g = common(e), e.args
-    with e.split(g["rows"] <= c["line_height"]) as (few, many):
-        with few, e.when(g["rows"] > 0):
-            e.call_at(
-                e.word(c["line_tiles"], g["rows"]), LINE_TILE, zeros=c["zeros"],
-                **e.passed_on("start", "start_row", "A", "A_row", "B", "lines", "K", "C", "C_row"),
-            )  # fmt: skip
-        with many:
-            turned = g["scratch"] + c["turned"]
-            e.call(squares, to=turned, to_step=kind.size, source=g["B"],
-                   **e.passed_on("block", "lines", "K"))  # fmt: skip
-            with parts_of(e, g["rows"], e.word(c["heights"] + 8)) as (row, R):
-                e.call_at(
-                    e.word(c["tiles"], R + PLACES), TILE, places=c["flat"],
-                    start=g["start"] + g["start_row"] * row, A=g["A"] + g["A_row"] * row,
-                    B=turned, C=g["C"] + g["C_row"] * row, A_part=0, parts=1, ahead=turned,
-                    ahead_step=0, **e.passed_on("start_row", "A_row", "K", "C_row"),
-                )  # fmt: skip
+    count = g["rows"] - height if kind.lanes > height else e.number(0)
+    with e.loop(count, step=kind.lanes) as row, e.loop(g["K"], step=kind.lanes) as k:
+        lines = [
+            where(g["rows"] > row.index + r, g["A"] + g["A_row"] * (row.index + r), c["zeros"])
+            for r in range(kind.lanes)
+        ]
+        square = transposed([e.load(line + k.index * kind.bytes) for line in lines])
+        to = g["scratch"] + c["turned"] + (row.index * g["K"] + k.index * kind.lanes) * kind.bytes
+        for i, vector in enumerate(square):  # what is beyond K the next rows write over
+            e.store(vector, to + i * kind.size)
     return e.done()
 
 

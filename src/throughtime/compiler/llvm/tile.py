@@ -12,15 +12,20 @@ nothing of cells; what a panel of V vectors means is the caller's.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import COLUMN_TILE, LINE_TILE, TILE, Kind
+from throughtime.compiler.llvm.abi import COLUMN_TILE, LINE_TILE, ROW_TILE, TILE, Kind
 from throughtime.compiler.llvm.loops.rows import load_part
 from throughtime.compiler.llvm.values import Num, Vector, fma, where
 from throughtime.compiler.llvm.writer import SECOND, Emit
+
+
+_AT_ONCE = 4
+"""Numbers of each line in one turn of a loop over lines: a machine holds fewer addresses."""
 
 
 def _chains(e: Emit, rows: int, places: Sequence[Num | int]) -> list[Vector]:
@@ -133,6 +138,33 @@ def _grown(
             grown = fma(e.spread(x), weights, chain)
             chains[r] = grown if left is None else where(left > i, grown, chain)
     return chains
+
+
+def write_row_tile(module: ir.Module, kind: Kind) -> None:
+    """Write the tile whose lanes are rows of A, and whose B is lines of a matrix.
+
+    A comes turned, a vector of all rows for each k, and each number of a line is spread: nothing of
+    B is turned. Where chains start and what they come to is turned instead, once. Lanes without a
+    row, and lines that are not there, multiply zeros.
+    """
+    e = Emit(module, "row_tile", kind, ROW_TILE)
+    g, line, each = e.args, e.args["K"] * kind.bytes, range(kind.lanes)
+    lines = [where(g["lines"] > i, g["B"] + line * i, g["zeros"]) for i in each]
+    start = [where(g["rows"] > r, g["start"] + g["start_row"] * r, g["zeros"]) for r in each]
+    chains: list[Any] = transposed([e.load(row) for row in start])
+    whole = g["K"] // _AT_ONCE * _AT_ONCE
+    for first, stop, count in ((e.number(0), whole, _AT_ONCE), (whole, g["K"], 1)):
+        with e.loop(stop, *chains, start=first, step=count) as k:
+            vectors = [e.load(g["A"] + (k.index + t) * kind.size) for t in range(count)]
+            k.next = list(k.values)
+            for (t, rows), i in itertools.product(enumerate(vectors), each):
+                weight = e.real(lines[i] + (k.index + t) * kind.bytes)
+                k.next[i] = fma(rows, e.spread(weight), k.next[i])
+        chains = k.values
+    for r, chain in enumerate(transposed(chains)):
+        with e.when(g["rows"] > r):
+            e.store(chain, g["C"] + g["C_row"] * r)
+    e.done()
 
 
 def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> None:

@@ -168,7 +168,7 @@ def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
 
 
 def write_forward(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit],
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit],
     pack: Emit, barrier: Emit, machine: Machine,
 ) -> Emit:  # fmt: skip
     """`forward(block)`: the region that every thread of the team runs."""
@@ -194,7 +194,7 @@ def write_forward(
 
 
 def _write_chunk(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit],
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit],
     step: Emit, barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`chunk(...)`: some rows of one direction through all steps."""
@@ -226,7 +226,7 @@ def _write_chunk(
 
 
 def _begin_block(
-    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], products: tuple[Emit, Emit], first: Num,
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit], first: Num,
     last: Num,
 ) -> None:  # fmt: skip
     """x of a block of steps, and this member's share of where its sums stand before h: some of the
@@ -246,17 +246,21 @@ def _begin_block(
                 member=0, members=1,
             )  # fmt: skip
         with lies:
-            _begin_in_place(e, c, f, products[1], count, vectors)
+            _begin_in_place(e, c, f, products[1:], count, vectors)
     alone = c["with_a"] * c["H_row"]
     e.call(copies["copy"], to=to + alone, to_row=pre_row, source=f["bias"] + alone, source_row=0,
            rows=rows, count=(pre_row - alone) // e.kind.bytes)  # fmt: skip
 
 
-def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors: Num) -> None:
+def _begin_in_place(
+    e: Emit, c: Frame, f: Frame, functions: tuple[Emit, ...], rows: Num, vectors: Num
+) -> None:
     """In `_begin_block`: this member's vectors of the sums, by weights that lie as the user's."""
-    g, size = e.args, e.kind.size
+    g, size, (lines, turn_rows) = e.args, e.kind.size, functions
     blocks, pre = c["H_row"] // size, g["shared"] + c["pre"]
     begin, end = my_share(vectors, g["member"], g["members"])
+    e.call(turn_rows, A=g["scratch"], A_row=c["I_row"], K=c["I"], rows=rows,
+           **e.passed_on("block", "scratch"))  # fmt: skip
     with e.loop(end, start=begin) as v:
         gate = e.word(f["gate_a"], v.index // blocks)
         unit, at = v.index % blocks * e.kind.lanes, v.index * size
@@ -268,13 +272,16 @@ def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors
 
 
 def _write_step(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit]
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit]
 ) -> Emit:
     """`step(...)`: this member's panels of one step, for `R` rows of a chunk."""
     e, c, f, g = begin(module, "step", kind, (*CHUNK, "R", "t", "pre", "old", "new"))
     blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, products[0])
     with e.when(g["members"] > 1):
         fetch_shared(e, c)
+    with e.when(c["in_place"].compare("!=", 0)):
+        e.call(products[2], A=operand, A_row=c["H_row"], K=c["H"], rows=g["R"],
+               **e.passed_on("block", "scratch"))  # fmt: skip
     mine = g["member"], g["members"]
     with parts_of(e, blocks, c["panel"], mine, turned=g["t"] % 2) as (first, some):
         V = some * c["last_u"]
