@@ -194,7 +194,7 @@ _waiting: dict[int, _Pack] = {}  # by the parameter's id
 def is_in_place(plan: Plan, T: int, B: int) -> bool:
     """Whether a call of T steps and B rows multiplies by weights as they lie, unpacked.
 
-    Squares of them are turned in registers, or for more rows than a tile has in the nearest cache.
+    Squares of them are turned in registers, or rows in their place where these are more.
     """
     return T == 1 and B <= MOST_IN_PLACE and bool(plan.fused) and len(plan.phases) == 1
 

@@ -23,7 +23,6 @@ from throughtime.compiler.llvm.loops.rows import load_part
 from throughtime.compiler.llvm.values import Num, Vector, fma, where
 from throughtime.compiler.llvm.writer import SECOND, Emit
 
-
 _AT_ONCE = 4
 """Numbers of each line in one turn of a loop over lines: a machine holds fewer addresses."""
 

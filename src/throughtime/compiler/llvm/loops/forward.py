@@ -226,8 +226,8 @@ def _write_chunk(
 
 
 def _begin_block(
-    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit], first: Num,
-    last: Num,
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit],
+    first: Num, last: Num,
 ) -> None:  # fmt: skip
     """x of a block of steps, and this member's share of where its sums stand before h: some of the
     rows, or of weights that are not packed some of the vectors, for all of them."""
