@@ -114,6 +114,7 @@ def test_outputs_and_gradients_have_their_bits_with_any_threads(
         Sizes(3, 1, 33, 100, 2): "initial", Sizes(4, 13, 5, 37): "lengths",
         Sizes(40, 17, 5, 16): "packed", Sizes(2, 2, 3, 1): "no_bias",
         Sizes(1, 6, 19, 33): "plain", Sizes(1, 1, 33, 70, 2): "state",
+        Sizes(1, 23, 19, 33): "plain",
     }  # fmt: skip
     for sizes, form in cases.items():
         call = random_call(cell, dtype, sizes, form)
