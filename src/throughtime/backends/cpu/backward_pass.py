@@ -55,7 +55,7 @@ class Asked(NamedTuple):
     Attributes:
         d_y: of the gradient by y, bytes from step to step and from row to row.
         d_y_first: bytes from one direction to the next.
-        x, weights: whether their gradients are wanted.
+        x, weights, start: whether their gradients are wanted.
         adds: whether those by weights are added to others.
     """
 
@@ -63,6 +63,7 @@ class Asked(NamedTuple):
     d_y_first: int
     x: bool
     weights: bool
+    start: bool
     adds: bool
 
     @property
@@ -120,7 +121,8 @@ def _carry(
     team = backward_team(plan, call, rows.N, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
-    asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
+    wanted = room.x is not None, bool(room.W), True
+    asked = Asked(strides, first, *wanted, room.chains is not None)
     template, shape = template_for(key_of(call, rows, team, y), asked)
     N = len(call.x) if packed else rows.T * rows.B
     saved = checked("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
@@ -179,6 +181,7 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
         shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
         scratch=arena.reserve(shape.team.threads * side),
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
+        wants_start=int(asked.start),
         reads_y=int(plan.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
     )  # fmt: skip
     template = Template(arena, common, shape.D)

@@ -14,7 +14,13 @@ from __future__ import annotations
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import WIDEST, Kind
-from throughtime.compiler.llvm.loops.rows import blocks_of, load_part, run_at, store_part
+from throughtime.compiler.llvm.loops.rows import (
+    blocks_of,
+    is_multiplied,
+    load_part,
+    run_at,
+    store_part,
+)
 from throughtime.compiler.llvm.product import parts_of
 from throughtime.compiler.llvm.tile import transposed
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
@@ -143,7 +149,7 @@ def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit) -> None:
         to, gates = f["U_back"] + run["packed_first"], f["gate_u"] + run["line"] * 8
         matrix = e.word(f["matrices"], run["matrix"])
         one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
-        with e.loop(run["blocks"]) as b:
+        with e.when(is_multiplied(c, run, c["T"] - 1)), e.loop(run["blocks"]) as b:
             part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
             e.call(columns, to=to + b.index * one, source=part, gate=gates, gates=run["count"],
                    lines=run["width"], columns=run["K"], **mine)  # fmt: skip

@@ -31,6 +31,7 @@ from throughtime.compiler.llvm.loops.rows import (
     first_row,
     for_chunks,
     give_states,
+    is_multiplied,
     lanes_below,
     run_at,
     state_width,
@@ -124,7 +125,7 @@ def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit
 def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`finish_back(...)`: what is left at the start of the sequence is the gradient there."""
     e, c, f, g = begin(module, "finish_back", kind, ("low", "high"))
-    with e.loop(c["states"]) as s:
+    with e.when(c["wants_start"].compare("!=", 0)), e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
         give_states(e, c, copies, own, s.index, e.word(f["d_start"], s.index))
     return e.done()
@@ -225,7 +226,8 @@ def phases_back(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], step:
         with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, step)
         meet(e, barrier, met + 1)
-        _product_back(e, c, f, product, run, step)
+        with e.when(is_multiplied(c, run, c["T"] - 1 - step.j)):
+            _product_back(e, c, f, product, run, step)
         meet(e, barrier, met + 2)
 
 
