@@ -33,7 +33,12 @@ from throughtime.backends.cpu.gradients import (
 )
 from throughtime.backends.cpu.look import check_input, checked, checked_lines
 from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
-from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
+from throughtime.backends.cpu.products import (
+    lies_backward,
+    packed_backward,
+    runs_backward,
+    set_runs,
+)
 from throughtime.backends.cpu.schedule import (
     backward_team,
     part_address,
@@ -181,7 +186,7 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
         shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
         scratch=arena.reserve(shape.team.threads * side),
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
-        wants_start=int(asked.start),
+        wants_start=int(asked.start), **lies_backward(shape),
         reads_y=int(plan.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
@@ -239,7 +244,9 @@ def _need_tiles(shape: Shape, asked: Asked) -> None:
     size, tiles = shape.code.kind.size, shape.code.tiles
     units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}
     inputs = shape.I_row // size
-    rows = [part_sizes(n, WIDEST) for n in (units | {inputs} if asked.x else units)]
+    every = units | {inputs} if asked.x else units
+    most = {WIDEST, shape.widest} if any(lies_backward(shape).values()) else {WIDEST}
+    rows = [part_sizes(n, v) for n in every for v in most]
     columns = [part_sizes(n, tiles.column_widest) for n in units | {inputs}]
     tiles.need(set().union(*rows), set().union(*columns) if asked.weights else ())
 
@@ -249,10 +256,10 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
     block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, LEAST_ROWS)
-    count = block * rows.B
+    count, lies = block * rows.B, lies_backward(shape)
     return block, {
-        "U_back": packed_backward(shape),
-        "W_back": len(plan.with_a) * shape.H * I_row if wants_x else 0,
+        "U_back": 0 if lies["U_lies"] else packed_backward(shape),
+        "W_back": len(plan.with_a) * shape.H * I_row if wants_x and not lies["W_lies"] else 0,
         "bias": len(plan.sums) * H_row,
         "unit_values": len(plan.vectors) * H_row,
         "d_state": len(plan.state_names) * rows.B * H_row,

@@ -138,7 +138,7 @@ COMMON_WORDS: Final = {
     "states": "how many states",
     "unit_parameters": "how many parameters of one number a unit",
     "panel": "unit blocks in a panel of the last phase",
-    "widest": "vectors of its widest tile",
+    "widest": "vectors of its widest tile, and of the widest of a matrix as it lies",
     "places": "from a panel's start to the start of the chain of each of its vectors",
     "flat": "the same for vectors that lie side by side",
     # its phases
@@ -174,6 +174,8 @@ COMMON_WORDS: Final = {
     # backward
     "d_y": "gradients by the output", "d_y_steps": "to each step of them",
     "d_y_row": "from row to row",
+    "W_lies": "whether W is multiplied by its transpose where it lies, unpacked",
+    "U_lies": "whether the other matrix is",
     "wants_x": "whether gradients by x are wanted",
     "wants_weights": "whether gradients by parameters are",
     "wants_start": "whether gradients by the states at the start are",
@@ -299,8 +301,8 @@ RESETS: Final = tuple(RESETS_WORDS)
 # What functions are given that regions call by their addresses.
 
 TILE: Final = (
-    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
-    "ahead", "ahead_step",
+    "start", "start_row", "places", "A", "A_row", "A_part", "B", "B_step", "parts", "K", "C",
+    "C_row", "ahead", "ahead_step",
 )  # fmt: skip
 """Of a tile, C = start + A B; at every k it asks for what lies `ahead`, so many bytes further each
 time."""

@@ -139,12 +139,12 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
 
 
 def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit) -> None:
-    """U, and where x wants a gradient W, for the backward pass."""
+    """U, and where x wants a gradient W, for the backward pass, but for what is read in place."""
     mine = e.passed_on("block", "thread", "team")
-    with e.when(c["wants_x"].compare("!=", 0)):
+    with e.when(c["wants_x"].compare("!=", 0) & c["W_lies"].compare("==", 0)):
         e.call(columns, to=f["W_back"], source=f["W"], gate=f["gate_a"], gates=c["with_a"],
                lines=c["H"], columns=c["I"], **mine)  # fmt: skip
-    with e.loop(c["early"] + 1) as i:
+    with e.loop(where(c["U_lies"].compare("!=", 0), 0, c["early"] + 1)) as i:
         run = run_at(e, c, i.index)
         to, gates = f["U_back"] + run["packed_first"], f["gate_u"] + run["line"] * 8
         matrix = e.word(f["matrices"], run["matrix"])

@@ -31,6 +31,9 @@ LINE: Final = 64
 MANY: Final = 4
 """Panels of columns from which on it pays to put the rows of a tile side by side."""
 
+AT_ONCE: Final = 64
+"""Lines of a matrix as it lies whose part in a panel the nearest cache holds."""
+
 NEAR_BYTES: Final = 1 << 20
 """Of packed weights that a second-level cache holds."""
 
@@ -95,10 +98,42 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
             e.call_at(
                 e.word(c["tiles"], V * PLACES + R), TILE,
                 start=g["start"] + g["start_row"] * row + column, places=c["flat"],
-                A=g["A"] + g["A_row"] * row, B=panel, C=g["C"] + g["C_row"] * row + column,
+                A=g["A"] + g["A_row"] * row, B=panel, B_step=V * kind.size,
+                C=g["C"] + g["C_row"] * row + column,
                 **e.passed_on("start_row", "A_row", "A_part", "parts", "K", "C_row"),
                 **share_of(following, (row, R, g["rows"]), V * kind.size),
             )  # fmt: skip
+    return e.done()
+
+
+def write_transposed_product(module: ir.Module, kind: Kind) -> Emit:
+    """C = start + A B, B the gates of a matrix as they lie: `transposed_product(block, ...)`.
+
+    for panels of columns: for gates: for lines that a near cache holds: for tiles of rows: tile
+
+    The last panel ends with the line: some of its columns are the last ones of the panel before,
+    computed once more. C must not be where chains start.
+    """
+    names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "gate", "parts", "K", "C",
+             "C_row", "rows", "columns")  # fmt: skip
+    e = Emit(module, "transposed_product", kind, names, internal=True)
+    c, g = common(e), e.args
+    line = g["columns"] * kind.bytes
+    with parts_of(e, (line + kind.size - 1) // kind.size, c["widest"]) as (first, V):
+        column = (first * kind.size).least(line - V * kind.size)
+        with e.loop(g["parts"]) as q, e.loop(g["K"], step=AT_ONCE) as k:
+            source = g["B"] + (e.word(g["gate"], q.index).most(0) * g["K"] + k.index) * line
+            A = g["A"] + g["A_part"] * q.index + k.index * kind.bytes
+            begins = (q.index + k.index).compare("==", 0)
+            with parts_of(e, g["rows"], e.word(c["heights"], V)) as (row, R):
+                C, start = (g[n] + g[f"{n}_row"] * row + column for n in ("C", "start"))
+                e.call_at(
+                    e.word(c["tiles"], V * PLACES + R), TILE, start=where(begins, start, C),
+                    start_row=where(begins, g["start_row"], g["C_row"]), places=c["flat"],
+                    A=A + g["A_row"] * row, A_part=0, B=source + column, B_step=line, parts=1,
+                    K=(g["K"] - k.index).least(AT_ONCE), C=C, ahead=C, ahead_step=0,
+                    **e.passed_on("A_row", "C_row"),
+                )  # fmt: skip
     return e.done()
 
 
@@ -126,8 +161,8 @@ def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
                 e.call_at(
                     e.word(c["tiles"], R + PLACES), TILE, places=c["flat"],
                     start=g["start"] + g["start_row"] * row, A=g["A"] + g["A_row"] * row,
-                    B=turned, C=g["C"] + g["C_row"] * row, A_part=0, parts=1, ahead=turned,
-                    ahead_step=0, **e.passed_on("start_row", "A_row", "K", "C_row"),
+                    B=turned, B_step=kind.size, C=g["C"] + g["C_row"] * row, A_part=0, parts=1,
+                    ahead=turned, ahead_step=0, **e.passed_on("start_row", "A_row", "K", "C_row"),
                 )  # fmt: skip
     return e.done()
 

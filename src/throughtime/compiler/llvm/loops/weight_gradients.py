@@ -9,6 +9,7 @@ sequence into calls that add to one another, changes no bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -20,11 +21,9 @@ from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
-def write_weights(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, column_product: Emit
-) -> Emit:
+def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *products: Emit) -> Emit:
     """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
-    sums, functions = _write_sums(module, kind), (column_product, copies["cut"])
+    sums, functions = _write_sums(module, kind), (products[2], copies["cut"])
     names = ("block", "thread", "team", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
     c, g = common(e), e.args
@@ -34,7 +33,7 @@ def write_weights(
         top = where(f["reverse"].compare("!=", 0), g["last"], c["T"] - g["first"]) - 1
         count = e.word(c["offset"], top) + e.word(c["alive"], top) - before
         with e.when(c["wants_x"].compare("!=", 0)):
-            _input(e, c, f, product, before, count)
+            _input(e, c, f, products, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
             gates, rows = (f["gate_a"], e.number(0), c["with_a"]), (f["x_block"], c["I_row"], count)
             matrix = Gradient(f["d_W"], f["d_W_cut"], c["H"], c["I_row"], c["I"])
@@ -78,16 +77,21 @@ def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
     return where(f["reverse"].compare("!=", 0), rows, rows + (count - 1) * size), step
 
 
-def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
+def _input(e: Emit, c: Frame, f: Frame, products: Sequence[Emit], before: Num, count: Num) -> None:
     """dx = W^T d_sums, this thread's share of a block's rows."""
     g, line = e.args, line_size(c, e.kind)
     low, high = my_share(count, g["thread"], g["team"])
-    e.call(
-        product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
-        A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
-        C=f["d_x"] + (before + low) * c["I_row"], C_row=c["I_row"], rows=high - low,
-        vectors=c["I_row"] // e.kind.size, turned=0, member=0, members=1,
-    )  # fmt: skip
+    words: dict[str, Num | int] = {
+        "block": g["block"], "start": c["zeros"], "start_row": 0, "A": f["d_sums"] + low * line,
+        "A_row": line, "A_part": c["H_row"], "parts": c["with_a"], "K": c["H"],
+        "C": f["d_x"] + (before + low) * c["I_row"], "C_row": c["I_row"], "rows": high - low,
+    }  # fmt: skip
+    with e.split(c["W_lies"].compare("!=", 0)) as (lies, packed):
+        with lies:
+            e.call(products[1], B=f["W"], gate=f["gate_a"], columns=c["I"], **words)
+        with packed:
+            e.call(products[0], B=f["W_back"], vectors=c["I_row"] // e.kind.size, turned=0,
+                   member=0, members=1, **words)  # fmt: skip
 
 
 def _run(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], run: Frame, count: Num) -> None:
