@@ -177,7 +177,8 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     _need_tiles(shape, asked)
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
-    padded = _padded_matrices(shape) if asked.weights and not asked.adds else {}
+    unpadded = block >= shape.rows.T and not asked.adds
+    padded = _padded_matrices(shape, unpadded) if asked.weights and not asked.adds else {}
     places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
     rows = block * shape.rows.B
     side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)  # a tile's, side by side
@@ -187,7 +188,8 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
         scratch=arena.reserve(shape.team.threads * side),
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
         wants_start=int(asked.start), **lies_backward(shape),
-        reads_y=int(plan.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
+        reads_y=int(plan.reads_output), adds=int(asked.adds), unpadded=int(unpadded),
+        clip=CallAddress("clip"),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
@@ -203,14 +205,20 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     return template, shape
 
 
-def _padded_matrices(shape: Shape) -> dict[str, int]:
-    """Bytes of the matrices' gradients whose lines do not end with a vector, by name."""
+def _padded_matrices(shape: Shape, unpadded: bool) -> dict[str, int]:
+    """Bytes of the matrices' gradients whose lines do not end with a vector, by name; `unpadded`:
+    but for those of several panels."""
+    most = shape.code.tiles.column_widest * shape.code.kind.lanes
     gates = 1 + max(shape.gates[0], default=-1)
     sizes = {"d_W": (gates * shape.H, shape.I)}
     sizes |= {f"d_matrix{m}": size for m, size in enumerate(shape.widths.shapes)}
     rows = {name: (lines, shape.row(K)) for name, (lines, K) in sizes.items()}
     plain = {name: K * shape.code.kind.bytes for name, (_, K) in sizes.items()}
-    return {name: n * row for name, (n, row) in rows.items() if row != plain[name]}
+    return {
+        name: n * row
+        for name, (n, row) in rows.items()
+        if row != plain[name] and not (unpadded and sizes[name][1] > most)
+    }
 
 
 def _direction(

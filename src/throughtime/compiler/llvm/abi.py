@@ -181,6 +181,7 @@ COMMON_WORDS: Final = {
     "wants_start": "whether gradients by the states at the start are",
     "reads_y": "whether the cell's derivative reads the output",
     "adds": "whether gradients by parameters are added to what is there",
+    "unpadded": "whether gradients by wide matrices are written at once as they are given",
     "clip": "the largest norm of a row's gradients by the new states; 0: any",
 }  # fmt: skip
 
@@ -191,8 +192,7 @@ DIRECTION_WORDS: Final = {
     # parameters as they are
     "W": "the matrix of x",
     "matrices": "the others that multiply, U first",
-    "W_bias": "added to W x",
-    "U_bias": "added to U h",
+    "W_bias": "added to W x", "U_bias": "added to U h",
     "unit_parameters_at": "where each of them is",
     # packed, padded
     "W_pack": "W in panels",
@@ -229,7 +229,7 @@ DIRECTION_WORDS: Final = {
     "d_operand_rows": "gradients by what phases multiply, other than the old output",
     "operand_block": "these operands, of a block of steps",
     "d_x": "gradients by x",
-    "d_W": "by W, in whole vectors",
+    "d_W": "by W, in whole vectors, or unpadded",
     "d_matrices": "by the other matrices, likewise",
     "d_W_cut": "where d_W goes without what fills its vectors; 0: it is there already",
     "d_matrices_cut": "where each of d_matrices goes, likewise",

@@ -204,20 +204,24 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
     """C = start + A^T B over K rows of A and B: `column_product(block, ...)`.
 
     for tiles of rows (of C): A's part of them, side by side; for panels of columns: column tile
+
+    The last panel ends with the line of C: where that is not whole vectors, some of its columns are
+    computed once more.
     """
     names = ("block", "thread", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C",
              "C_row", "rows", "vectors")  # fmt: skip
     e = Emit(module, "column_product", kind, names, internal=True)
     c, g = common(e), e.args
-    done, far = e.number(0), g["rows"] * g["C_row"] > NEAR_BYTES
+    large = (g["rows"] * g["C_row"] > NEAR_BYTES) & (g["start_row"] > 0)
+    done = e.number(0)
     for R in COLUMN_ROWS:
         left = g["rows"] - done
         with e.loop(left // R) as tile:
             row = done + tile.index * R
             A, A_step = _side_by_side(e, c, R, g["A"] + row * kind.bytes)
             with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
-                column = first * kind.size
-                with e.when(far):  # what the next panel's sums start from
+                column = (first * kind.size).least(g["C_row"] - V * kind.size)
+                with e.when(large):  # what the next panel's sums start from
                     for r in range(R):
                         start = g["start"] + g["start_row"] * (row + r) + column
                         _fetch(e, start + V * kind.size, V * kind.size, SECOND)

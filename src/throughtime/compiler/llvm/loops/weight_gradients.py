@@ -36,7 +36,7 @@ def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *produ
             _input(e, c, f, products, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
             gates, rows = (f["gate_a"], e.number(0), c["with_a"]), (f["x_block"], c["I_row"], count)
-            matrix = Gradient(f["d_W"], f["d_W_cut"], c["H"], c["I_row"], c["I"])
+            matrix = Gradient(f["d_W"], f["d_W_cut"], c["H"], _line(e, c, c["I"]), c["I"])
             _weights(e, c, f, functions, gates, rows, matrix)
             with e.loop(c["early"] + 1) as i:
                 _run(e, c, f, functions, run_at(e, c, i.index), count)
@@ -55,7 +55,7 @@ class Gradient(NamedTuple):
         to: where it grows, in whole vectors.
         cut: where it goes when it is done; 0: nowhere.
         width: lines of each sum.
-        row, K: bytes of a line in whole vectors, and its numbers.
+        row, K: bytes of a line as it grows, and its numbers.
     """
 
     to: Num
@@ -69,6 +69,13 @@ def line_size(c: Frame, kind: Kind) -> Num:
     """Bytes from row to row of the block's gradients by sums and vectors; the odd vector at the
     end keeps the rows of large powers of two from falling into the same places of a cache."""
     return (c["sums"] + c["unit_parameters"]) * c["H_row"] + kind.size
+
+
+def _line(e: Emit, c: Frame, K: Num) -> Num:
+    """Bytes of a line of the gradient by a matrix: of several panels, none need be padded."""
+    wide = K > c["column_widest"] * e.kind.lanes
+    unpadded = c["unpadded"].compare("!=", 0) & wide
+    return where(unpadded, K * e.kind.bytes, blocks_of(e, K) * e.kind.size)
 
 
 def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
@@ -101,8 +108,7 @@ def _run(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], run: Frame, 
     source = where(run["has_operand"].compare("!=", 0), operand, f["old_block"])
     rows = source, c["H_row"], count
     to, cut = (e.word(f[n], run["matrix"]) for n in ("d_matrices", "d_matrices_cut"))
-    row = blocks_of(e, run["K"]) * e.kind.size
-    matrix = Gradient(to, cut, run["width"], row, run["K"])
+    matrix = Gradient(to, cut, run["width"], _line(e, c, run["K"]), run["K"])
     with e.split(run["blocks"].compare("==", 1)) as (whole, parted):
         with whole:
             _weights(e, c, f, functions, sums, rows, matrix)
@@ -148,7 +154,8 @@ def _weights(
             e.call(
                 column_product, **e.passed_on("block", "thread"), start=source,
                 start_row=source_row, A=A, A_step=A_step, B=own, B_step=block_step, K=rows[2],
-                C=address, C_row=row, rows=stop - start, vectors=row // e.kind.size,
+                C=address, C_row=row, rows=stop - start,
+                vectors=(row + (e.kind.size - 1)) // e.kind.size,
             )  # fmt: skip
             _cut(e, c, cut, matrix, before, stop - start)
 
