@@ -22,7 +22,7 @@ from throughtime.compiler.llvm.abi import (
     Kind,
 )
 from throughtime.compiler.llvm.loops.team import my_share
-from throughtime.compiler.llvm.values import Num, Truth, where
+from throughtime.compiler.llvm.values import Num, Truth, fma, where
 from throughtime.compiler.llvm.writer import NEAREST, SECOND, Emit, Frame, common
 
 LINE: Final = 64
@@ -212,27 +212,47 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
              "C_row", "rows", "vectors")  # fmt: skip
     e = Emit(module, "column_product", kind, names, internal=True)
     c, g = common(e), e.args
-    large = (g["rows"] * g["C_row"] > NEAR_BYTES) & (g["start_row"] > 0)
-    done = e.number(0)
-    for R in COLUMN_ROWS:
-        left = g["rows"] - done
-        with e.loop(left // R) as tile:
-            row = done + tile.index * R
-            A, A_step = _side_by_side(e, c, R, g["A"] + row * kind.bytes)
-            with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
-                column = (first * kind.size).least(g["C_row"] - V * kind.size)
-                with e.when(large):  # what the next panel's sums start from
-                    for r in range(R):
-                        start = g["start"] + g["start_row"] * (row + r) + column
-                        _fetch(e, start + V * kind.size, V * kind.size, SECOND)
-                e.call_at(
-                    e.word(c["columns"], V * PLACES + R), COLUMN_TILE,
-                    start=g["start"] + g["start_row"] * row + column, A=A, A_step=A_step,
-                    B=g["B"] + column, C=g["C"] + g["C_row"] * row + column,
-                    **e.passed_on("start_row", "B_step", "K", "C_row"),
-                )  # fmt: skip
-        done = done + left // R * R
+    with e.split(g["K"].compare("==", 1)) as (one, more):
+        with one:
+            _write_outer(e)
+        with more:
+            done = e.number(0)
+            for R in COLUMN_ROWS:
+                left = g["rows"] - done
+                with e.loop(left // R) as tile:
+                    _column_tiles(e, c, done + tile.index * R, R)
+                done = done + left // R * R
     return e.done()
+
+
+def _write_outer(e: Emit) -> None:
+    """Of one row of A and of B: lines of C, one after the other, as memory takes them fastest."""
+    g, size = e.args, e.kind.size
+    with e.loop(g["rows"]) as row, e.loop(g["vectors"]) as v:
+        column = (v.index * size).least(g["C_row"] - size)
+        x = e.spread(e.real(g["A"] + row.index * e.kind.bytes))
+        start = e.load(g["start"] + g["start_row"] * row.index + column)
+        total = fma(x, e.load(g["B"] + column), start)
+        e.store(total, g["C"] + g["C_row"] * row.index + column)
+
+
+def _column_tiles(e: Emit, c: Frame, row: Num, R: int) -> None:
+    """All columns of R rows of C."""
+    g, size = e.args, e.kind.size
+    large = (g["rows"] * g["C_row"] > NEAR_BYTES) & (g["start_row"] > 0)
+    A, A_step = _side_by_side(e, c, R, g["A"] + row * e.kind.bytes)
+    with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
+        column = (first * size).least(g["C_row"] - V * size)
+        with e.when(large):  # what the next panel's sums start from
+            for r in range(R):
+                start = g["start"] + g["start_row"] * (row + r) + column
+                _fetch(e, start + V * size, V * size, SECOND)
+        e.call_at(
+            e.word(c["columns"], V * PLACES + R), COLUMN_TILE,
+            start=g["start"] + g["start_row"] * row + column, A=A, A_step=A_step,
+            B=g["B"] + column, C=g["C"] + g["C_row"] * row + column,
+            **e.passed_on("start_row", "B_step", "K", "C_row"),
+        )  # fmt: skip
 
 
 def _side_by_side(e: Emit, c: Frame, rows: int, A: Num) -> tuple[Num, Num]:
