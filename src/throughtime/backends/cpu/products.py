@@ -208,7 +208,8 @@ def lies_backward(shape: Shape) -> dict[str, int]:
     plan, widths = shape.plan, shape.widths
     if not is_in_place(plan, shape.rows.T, shape.rows.B):
         return {"W_lies": 0, "U_lies": 0}
-    W, runs = _ends_with_panel(shape, shape.I), runs_of(shape, plan.phases[0])
+    W = bool(plan.with_a) and _ends_with_panel(shape, shape.I)
+    runs = runs_of(shape, plan.phases[0])
     line = plan.phases[0].places[0]
     alone = shape.team.members == 1 and len(runs) == 1 and widths.blocks[line] == 1
     U = alone and _ends_with_panel(shape, widths.sources[line])
