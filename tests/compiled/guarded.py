@@ -45,7 +45,7 @@ NO_ACCESS: Final = 0  # PROT_NONE
 SIZES: Final = [
     Sizes(3, 2, 5, 17, 2), Sizes(2, 7, 33, 3), Sizes(1, 1, 1, 1, 2), Sizes(4, 13, 1, 37),
     Sizes(2, 3, 5, 100), Sizes(1, 1, 7, 130, 2), Sizes(3, 5, 16, 16), Sizes(2, 1, 17, 65),
-    Sizes(5, 17, 3, 7, 2), Sizes(0, 3, 2, 5), Sizes(1, 29, 19, 37),
+    Sizes(5, 17, 3, 7, 2), Sizes(0, 3, 2, 5), Sizes(1, 29, 19, 37), Sizes(1, 3, 150, 70),
 ]  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)

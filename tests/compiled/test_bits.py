@@ -28,6 +28,7 @@ from throughtime.backends.cpu import backward_pass
 from throughtime.backends.cpu import schedule as cutting
 from throughtime.backends.cpu.block import Template
 from throughtime.backends.cpu.schedule import Team
+from throughtime.backends.cpu.shape import Shape
 from throughtime.compiler.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("whole_teams")
@@ -135,7 +136,11 @@ def test_gradients_have_their_bits_however_steps_are_blocked(
 ) -> None:
     """A weight gradient is one chain over the rows of all steps, of few blocks as of many."""
     monkeypatch.setattr(backward_pass, "template_for", backward_pass.template_for.__wrapped__)
-    for sizes, form in {Sizes(40, 3, 5, 17): "state", Sizes(40, 7, 3, 8): "lengths"}.items():
+    cases = {
+        Sizes(40, 3, 5, 17): "state", Sizes(40, 7, 3, 8): "lengths", Sizes(7, 3, 70, 50): "plain",
+        Sizes(5, 1, 51, 67, 2): "state",
+    }  # fmt: skip
+    for sizes, form in cases.items():
         call, wanted = random_call(cell, dtype, sizes, form), []
         d = random_gradients(results(call))
         for least in (1, 128):
@@ -143,6 +148,48 @@ def test_gradients_have_their_bits_however_steps_are_blocked(
             monkeypatch.setattr(backward_pass, "LEAST_ROWS", least)
             wanted.append(list(gradients(results(call), leaves(call), d).values()))
         assert_same(wanted[0], wanted[1], form)
+
+
+@every_dtype
+@every_cell
+def test_gradients_of_one_step_have_their_bits_packed_and_in_place(
+    cell: Cell, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies = backward_pass.lies_backward
+    monkeypatch.setattr(backward_pass, "template_for", backward_pass.template_for.__wrapped__)
+    cases = {
+        Sizes(1, 1, 150, 130, 2): "state", Sizes(1, 1, 128, 7): "plain",
+        Sizes(1, 2, 64, 32): "plain", Sizes(1, 13, 67, 70): "state",
+        Sizes(1, 64, 33, 65, 2): "no_bias",
+    }  # fmt: skip
+    for sizes, form in cases.items():
+        call, wanted = random_call(cell, dtype, sizes, form), []
+        d = random_gradients(results(call))
+        for number, way in ((1, _packed_back), (1, lies), (2, lies)):
+            monkeypatch.setattr(backward_pass, "lies_backward", way)
+            torch.set_num_threads(number)
+            found = gradients(results(call), leaves(call), d)
+            wanted = wanted or list(found.values())
+            assert_same(list(found.values()), wanted, f"{number} threads, {sizes}")
+
+
+def _packed_back(shape: Shape) -> dict[str, int]:
+    return {"W_lies": 0, "U_lies": 0}
+
+
+def test_a_large_step_multiplies_by_both_matrices_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    lies, found = backward_pass.lies_backward, []
+
+    def seen(shape: Shape) -> dict[str, int]:
+        found.append(lies(shape))
+        return found[-1]
+
+    monkeypatch.setattr(backward_pass, "template_for", backward_pass.template_for.__wrapped__)
+    monkeypatch.setattr(backward_pass, "lies_backward", seen)
+    for cell in (cells.LSTM(), cells.GRU()):
+        call = random_call(cell, torch.float32, Sizes(1, 3, 150, 151))
+        sum(v.sum() for v in results(call).values()).backward()
+    assert found and all(words == {"W_lies": 1, "U_lies": 1} for words in found)
 
 
 def test_a_chunk_of_many_short_rows_has_its_bits() -> None:

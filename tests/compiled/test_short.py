@@ -603,3 +603,23 @@ def test_a_thread_that_draws_is_not_taken_for_the_step() -> None:
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_whether_gradients_by_the_start_are_wanted_changes_no_other(kind: str, steps: int) -> None:
+    """0: a module of one step."""
+    lead = (steps, 5) if steps else (5,)
+    module: Any = getattr(throughtime, kind if steps else f"{kind}Cell")(33, 70)
+    x, found = torch.randn(*lead, 33, requires_grad=True), []
+    first = (1, 5) if steps else (5,)
+    h = [torch.randn(*first, 70) for _ in range(1 + (kind == "LSTM"))]
+    for wanted in (False, True, False):
+        state = [v.clone().requires_grad_(wanted) for v in h]
+        with only_short():
+            result = module(x, tuple(state) if kind == "LSTM" else state[0])
+        y = result if torch.is_tensor(result) else result[0]
+        some = [x, *module.parameters(), *(state if wanted else ())]
+        found.append(torch.autograd.grad(y.square().sum(), some))
+    for grads in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], grads, strict=False))

@@ -181,17 +181,17 @@ def test_steps_have_the_bits_of_the_whole(name: str, dtype: torch.dtype) -> None
 
 
 def test_a_large_step_that_is_recorded_is_torchs_kernel_and_says_so() -> None:
-    theirs = torch.nn.LSTMCell(160, 160)
+    theirs = torch.nn.LSTMCell(320, 320)
     ours = throughtime.from_torch(theirs)
     assert ours.explain(9) == (
-        "torch\n  not cpu: one step of 45,000 weights a gate or more, while gradients are "
-        "recorded, is sooner done than packed"
+        "torch\n  not cpu: one step of 180,000 weights a gate or more, while gradients are "
+        "recorded, is no sooner done by compiled code"
     )
-    x = torch.randn(9, 160)
+    x = torch.randn(9, 320)
     assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
     with torch.no_grad():
         assert ours.explain(9) == ours.explain(300) == "cpu"
-    assert throughtime.LSTMCell(128, 128).explain(9) == "cpu"  # 32,896 a gate
+    assert throughtime.LSTMCell(256, 256).explain(9) == "cpu"  # 131,584 a gate
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])

@@ -29,16 +29,16 @@ STEPS: dict[str, Any] = {
 }
 
 
-LARGE_STEP = 45_000
+LARGE_STEP = 180_000
 """Weights of a gate from which "auto" leaves one single step to torch's kernel in training.
 
-It reads them as they lie. So does the forward pass of compiled code, but its backward pass packs
-them first, which the second step pays.
+Both read them as they lie. On a Xeon with 2 MB of second-level cache compiled training steps of 200
+to 256 units take 0.75 to 1.1 of the time of torch's, and those of 300 to 512 take 0.9 to 1.15.
 """
 
 ONE_LARGE_STEP = (
-    f"one step of {LARGE_STEP:,} weights a gate or more, while gradients are recorded, is sooner "
-    f"done than packed"
+    f"one step of {LARGE_STEP:,} weights a gate or more, while gradients are recorded, is no "
+    f"sooner done by compiled code"
 )
 
 

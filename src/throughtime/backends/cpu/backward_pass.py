@@ -33,7 +33,12 @@ from throughtime.backends.cpu.gradients import (
 )
 from throughtime.backends.cpu.look import check_input, checked, checked_lines
 from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
-from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
+from throughtime.backends.cpu.products import (
+    lies_backward,
+    packed_backward,
+    runs_backward,
+    set_runs,
+)
 from throughtime.backends.cpu.schedule import (
     backward_team,
     part_address,
@@ -55,7 +60,7 @@ class Asked(NamedTuple):
     Attributes:
         d_y: of the gradient by y, bytes from step to step and from row to row.
         d_y_first: bytes from one direction to the next.
-        x, weights: whether their gradients are wanted.
+        x, weights, start: whether their gradients are wanted.
         adds: whether those by weights are added to others.
     """
 
@@ -63,6 +68,7 @@ class Asked(NamedTuple):
     d_y_first: int
     x: bool
     weights: bool
+    start: bool
     adds: bool
 
     @property
@@ -120,7 +126,8 @@ def _carry(
     team = backward_team(plan, call, rows.N, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
-    asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
+    wanted = room.x is not None, bool(room.W), True
+    asked = Asked(strides, first, *wanted, room.chains is not None)
     template, shape = template_for(key_of(call, rows, team, y), asked)
     N = len(call.x) if packed else rows.T * rows.B
     saved = checked("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
@@ -170,7 +177,8 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     _need_tiles(shape, asked)
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
-    padded = _padded_matrices(shape) if asked.weights and not asked.adds else {}
+    unpadded = block >= shape.rows.T and not asked.adds
+    padded = _padded_matrices(shape, unpadded) if asked.weights and not asked.adds else {}
     places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
     rows = block * shape.rows.B
     side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)  # a tile's, side by side
@@ -179,7 +187,9 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
         shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
         scratch=arena.reserve(shape.team.threads * side),
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
-        reads_y=int(plan.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
+        wants_start=int(asked.start), **lies_backward(shape),
+        reads_y=int(plan.reads_output), adds=int(asked.adds), unpadded=int(unpadded),
+        clip=CallAddress("clip"),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
@@ -195,14 +205,20 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     return template, shape
 
 
-def _padded_matrices(shape: Shape) -> dict[str, int]:
-    """Bytes of the matrices' gradients whose lines do not end with a vector, by name."""
+def _padded_matrices(shape: Shape, unpadded: bool) -> dict[str, int]:
+    """Bytes of the matrices' gradients whose lines do not end with a vector, by name; `unpadded`:
+    but for those of several panels."""
+    most = shape.code.tiles.column_widest * shape.code.kind.lanes
     gates = 1 + max(shape.gates[0], default=-1)
     sizes = {"d_W": (gates * shape.H, shape.I)}
     sizes |= {f"d_matrix{m}": size for m, size in enumerate(shape.widths.shapes)}
     rows = {name: (lines, shape.row(K)) for name, (lines, K) in sizes.items()}
     plain = {name: K * shape.code.kind.bytes for name, (_, K) in sizes.items()}
-    return {name: n * row for name, (n, row) in rows.items() if row != plain[name]}
+    return {
+        name: n * row
+        for name, (n, row) in rows.items()
+        if row != plain[name] and not (unpadded and sizes[name][1] > most)
+    }
 
 
 def _direction(
@@ -236,7 +252,9 @@ def _need_tiles(shape: Shape, asked: Asked) -> None:
     size, tiles = shape.code.kind.size, shape.code.tiles
     units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}
     inputs = shape.I_row // size
-    rows = [part_sizes(n, WIDEST) for n in (units | {inputs} if asked.x else units)]
+    every = units | {inputs} if asked.x else units
+    most = {WIDEST, shape.widest} if any(lies_backward(shape).values()) else {WIDEST}
+    rows = [part_sizes(n, v) for n in every for v in most]
     columns = [part_sizes(n, tiles.column_widest) for n in units | {inputs}]
     tiles.need(set().union(*rows), set().union(*columns) if asked.weights else ())
 
@@ -246,10 +264,10 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
     block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, LEAST_ROWS)
-    count = block * rows.B
+    count, lies = block * rows.B, lies_backward(shape)
     return block, {
-        "U_back": packed_backward(shape),
-        "W_back": len(plan.with_a) * shape.H * I_row if wants_x else 0,
+        "U_back": 0 if lies["U_lies"] else packed_backward(shape),
+        "W_back": len(plan.with_a) * shape.H * I_row if wants_x and not lies["W_lies"] else 0,
         "bias": len(plan.sums) * H_row,
         "unit_values": len(plan.vectors) * H_row,
         "d_state": len(plan.state_names) * rows.B * H_row,

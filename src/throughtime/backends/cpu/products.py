@@ -199,6 +199,28 @@ def is_in_place(plan: Plan, T: int, B: int) -> bool:
     return T == 1 and B <= MOST_IN_PLACE and bool(plan.fused) and len(plan.phases) == 1
 
 
+def lies_backward(shape: Shape) -> dict[str, int]:
+    """Words: whether a backward pass multiplies by W^T, and by U^T, where these matrices lie.
+
+    A panel of columns must end with a line: it is full, or there are several. One thread alone
+    writes columns of U that are in two panels.
+    """
+    plan, widths = shape.plan, shape.widths
+    if not is_in_place(plan, shape.rows.T, shape.rows.B):
+        return {"W_lies": 0, "U_lies": 0}
+    W = bool(plan.with_a) and _ends_with_panel(shape, shape.I)
+    runs = runs_of(shape, plan.phases[0])
+    line = plan.phases[0].places[0]
+    alone = shape.team.members == 1 and len(runs) == 1 and widths.blocks[line] == 1
+    U = alone and _ends_with_panel(shape, widths.sources[line])
+    return {"W_lies": int(W), "U_lies": int(U)}
+
+
+def _ends_with_panel(shape: Shape, columns: int) -> bool:
+    lanes = shape.code.kind.lanes
+    return columns % lanes == 0 or columns > lanes * shape.widest
+
+
 def owner_of(call: Call, rows: int) -> Tensor | None:
     """The parameter whose pack a call of so many rows over all steps uses; None: it packs alone."""
     weights = call.weights[0].values()

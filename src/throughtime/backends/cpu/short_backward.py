@@ -146,11 +146,12 @@ class Derivative:
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
         strides = (0, 0) if d_y is None else layout.strides(d_y)
         first = 0 if d_y is None else layer.widths[0] * layer.bytes
-        asked = Asked(strides, first, needs[0], any(needs[1:count]), False)
+        wanted = needs[0], any(needs[1:count]), any(needs[count:])
+        asked = Asked(strides, first, *wanted, adds=False)
         template, shape = template_for(layer.key(layout, tensors[0], team), asked)
-        rooms, written, order, aside = self._written(tensors, needs)
+        rooms, written, order = self._written(tensors, needs)
         places = [*self._read(len(needs) > count, d_results), *written]
-        region = ShortRegion(template, shape.code.region, team, places, 1, layer.names, aside)
+        region = ShortRegion(template, shape.code.region, team, places, 1, layer.names)
         region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
         if d_y is None:
             region.fix("d_y", template.word("zeros"))
@@ -166,12 +167,11 @@ class Derivative:
 
     def _written(
         self, tensors: Sequence[Tensor], needs: tuple[bool, ...]
-    ) -> tuple[list[tuple[int, ...]], list[Place], tuple[int, ...], dict[str, int]]:
-        """Rooms, places in them, for each input the number of its room, and what is not kept."""
+    ) -> tuple[list[tuple[int, ...]], list[Place], tuple[int, ...]]:
+        """Rooms, places in them, and for each input the number of its room."""
         layer, layout, first = self._way.layer, self._way.layout, len(tensors)
         rooms: list[tuple[int, ...]] = []
         places: list[Place] = []
-        aside: dict[str, int] = {}
         order = [-1] * len(needs)
         if needs[0]:
             plane = math.prod(self._room_x[1:]) * layer.bytes
@@ -184,15 +184,11 @@ class Derivative:
             word = p.word.replace("weight_ih", "W") if p.word.startswith("weight_ih") else p.word
             places.append((f"d_{word}", first + len(rooms), 0))
             rooms.append(tuple(p.shape))
-        for s, plane in enumerate(layer.planes(layout.B)):
-            words = [(f"d_start{s} {d}", d * plane) for d in range(layer.D)]
-            if any(needs[states:]):
-                order[states + s] = len(rooms)
-                places += [(word, first + len(rooms), at) for word, at in words]
-                rooms.append(layout.state(layer.D, layer.widths[s]))
-            else:
-                aside |= {word: plane for word, _ in words}
-        return rooms, places, tuple(order), aside
+        for s, plane in enumerate(layer.planes(layout.B) if any(needs[states:]) else ()):
+            order[states + s] = len(rooms)
+            places += [(f"d_start{s} {d}", first + len(rooms), d * plane) for d in range(layer.D)]
+            rooms.append(layout.state(layer.D, layer.widths[s]))
+        return rooms, places, tuple(order)
 
     def _read(self, given: bool, d_results: Sequence[Tensor | None]) -> list[Place]:
         """Places of what is read; `given`: states to start from are."""

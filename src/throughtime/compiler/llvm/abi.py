@@ -137,7 +137,7 @@ COMMON_WORDS: Final = {
     "states": "how many states",
     "unit_parameters": "how many parameters of one number a unit",
     "panel": "unit blocks in a panel of the last phase",
-    "widest": "vectors of its widest tile",
+    "widest": "vectors of its widest tile, and of the widest of a matrix as it lies",
     "places": "from a panel's start to the start of the chain of each of its vectors",
     "flat": "the same for vectors that lie side by side",
     # its phases
@@ -173,10 +173,14 @@ COMMON_WORDS: Final = {
     # backward
     "d_y": "gradients by the output", "d_y_steps": "to each step of them",
     "d_y_row": "from row to row",
+    "W_lies": "whether W is multiplied by its transpose where it lies, unpacked",
+    "U_lies": "whether the other matrix is",
     "wants_x": "whether gradients by x are wanted",
     "wants_weights": "whether gradients by parameters are",
+    "wants_start": "whether gradients by the states at the start are",
     "reads_y": "whether the cell's derivative reads the output",
     "adds": "whether gradients by parameters are added to what is there",
+    "unpadded": "whether gradients by wide matrices are written at once as they are given",
     "clip": "the largest norm of a row's gradients by the new states; 0: any",
 }  # fmt: skip
 
@@ -187,8 +191,7 @@ DIRECTION_WORDS: Final = {
     # parameters as they are
     "W": "the matrix of x",
     "matrices": "the others that multiply, U first",
-    "W_bias": "added to W x",
-    "U_bias": "added to U h",
+    "W_bias": "added to W x", "U_bias": "added to U h",
     "unit_parameters_at": "where each of them is",
     # packed, padded
     "W_pack": "W in panels",
@@ -225,7 +228,7 @@ DIRECTION_WORDS: Final = {
     "d_operand_rows": "gradients by what phases multiply, other than the old output",
     "operand_block": "these operands, of a block of steps",
     "d_x": "gradients by x",
-    "d_W": "by W, in whole vectors",
+    "d_W": "by W, in whole vectors, or unpadded",
     "d_matrices": "by the other matrices, likewise",
     "d_W_cut": "where d_W goes without what fills its vectors; 0: it is there already",
     "d_matrices_cut": "where each of d_matrices goes, likewise",
@@ -297,8 +300,8 @@ RESETS: Final = tuple(RESETS_WORDS)
 # What functions are given that regions call by their addresses.
 
 TILE: Final = (
-    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
-    "ahead", "ahead_step",
+    "start", "start_row", "places", "A", "A_row", "A_part", "B", "B_step", "parts", "K", "C",
+    "C_row", "ahead", "ahead_step",
 )  # fmt: skip
 """Of a tile, C = start + A B; at every k it asks for what lies `ahead`, so many bytes further each
 time."""

@@ -41,9 +41,10 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     product = products.write_product(module, kind)
     barrier = team.write_barrier(module, kind, machine)
     if back:
-        both = product, products.write_column_product(module, kind)
+        transposed = products.write_transposed_product(module, kind)
+        every = product, transposed, products.write_column_product(module, kind)
         pack = write_packing(module, kind, copies, write_columns(module, kind), back)
-        backward.write_backward(module, kind, copies, both, pack, barrier, machine)
+        backward.write_backward(module, kind, copies, every, pack, barrier, machine)
     else:
         squares = write_squares(module, kind)
         height = line_rows(machine.registers)

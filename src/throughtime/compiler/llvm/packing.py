@@ -14,7 +14,13 @@ from __future__ import annotations
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import WIDEST, Kind
-from throughtime.compiler.llvm.loops.rows import blocks_of, load_part, run_at, store_part
+from throughtime.compiler.llvm.loops.rows import (
+    blocks_of,
+    is_multiplied,
+    load_part,
+    run_at,
+    store_part,
+)
 from throughtime.compiler.llvm.product import parts_of
 from throughtime.compiler.llvm.tile import transposed
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
@@ -133,17 +139,17 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
 
 
 def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit) -> None:
-    """U, and where x wants a gradient W, for the backward pass."""
+    """U, and where x wants a gradient W, for the backward pass, but for what is read in place."""
     mine = e.passed_on("block", "thread", "team")
-    with e.when(c["wants_x"].compare("!=", 0)):
+    with e.when(c["wants_x"].compare("!=", 0) & c["W_lies"].compare("==", 0)):
         e.call(columns, to=f["W_back"], source=f["W"], gate=f["gate_a"], gates=c["with_a"],
                lines=c["H"], columns=c["I"], **mine)  # fmt: skip
-    with e.loop(c["early"] + 1) as i:
+    with e.loop(where(c["U_lies"].compare("!=", 0), 0, c["early"] + 1)) as i:
         run = run_at(e, c, i.index)
         to, gates = f["U_back"] + run["packed_first"], f["gate_u"] + run["line"] * 8
         matrix = e.word(f["matrices"], run["matrix"])
         one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
-        with e.loop(run["blocks"]) as b:
+        with e.when(is_multiplied(c, run, c["T"] - 1)), e.loop(run["blocks"]) as b:
             part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
             e.call(columns, to=to + b.index * one, source=part, gate=gates, gates=run["count"],
                    lines=run["width"], columns=run["K"], **mine)  # fmt: skip

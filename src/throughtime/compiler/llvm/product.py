@@ -24,7 +24,7 @@ from throughtime.compiler.llvm.abi import (
 )
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.tile import transposed
-from throughtime.compiler.llvm.values import Num, Truth, where
+from throughtime.compiler.llvm.values import Num, Truth, fma, where
 from throughtime.compiler.llvm.writer import NEAREST, SECOND, Emit, Frame, common
 
 LINE: Final = 64
@@ -32,6 +32,9 @@ LINE: Final = 64
 
 MANY: Final = 4
 """Panels of columns from which on it pays to put the rows of a tile side by side."""
+
+AT_ONCE: Final = 64
+"""Lines of a matrix as it lies whose part in a panel the nearest cache holds."""
 
 NEAR_BYTES: Final = 1 << 20
 """Of packed weights that a second-level cache holds."""
@@ -97,10 +100,42 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
             e.call_at(
                 e.word(c["tiles"], V * PLACES + R), TILE,
                 start=g["start"] + g["start_row"] * row + column, places=c["flat"],
-                A=g["A"] + g["A_row"] * row, B=panel, C=g["C"] + g["C_row"] * row + column,
+                A=g["A"] + g["A_row"] * row, B=panel, B_step=V * kind.size,
+                C=g["C"] + g["C_row"] * row + column,
                 **e.passed_on("start_row", "A_row", "A_part", "parts", "K", "C_row"),
                 **share_of(following, (row, R, g["rows"]), V * kind.size),
             )  # fmt: skip
+    return e.done()
+
+
+def write_transposed_product(module: ir.Module, kind: Kind) -> Emit:
+    """C = start + A B, B the gates of a matrix as they lie: `transposed_product(block, ...)`.
+
+    for panels of columns: for gates: for lines that a near cache holds: for tiles of rows: tile
+
+    The last panel ends with the line: some of its columns are the last ones of the panel before,
+    computed once more. C must not be where chains start.
+    """
+    names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "gate", "parts", "K", "C",
+             "C_row", "rows", "columns")  # fmt: skip
+    e = Emit(module, "transposed_product", kind, names, internal=True)
+    c, g = common(e), e.args
+    line = g["columns"] * kind.bytes
+    with parts_of(e, (line + kind.size - 1) // kind.size, c["widest"]) as (first, V):
+        column = (first * kind.size).least(line - V * kind.size)
+        with e.loop(g["parts"]) as q, e.loop(g["K"], step=AT_ONCE) as k:
+            source = g["B"] + (e.word(g["gate"], q.index).most(0) * g["K"] + k.index) * line
+            A = g["A"] + g["A_part"] * q.index + k.index * kind.bytes
+            begins = (q.index + k.index).compare("==", 0)
+            with parts_of(e, g["rows"], e.word(c["heights"], V)) as (row, R):
+                C, start = (g[n] + g[f"{n}_row"] * row + column for n in ("C", "start"))
+                e.call_at(
+                    e.word(c["tiles"], V * PLACES + R), TILE, start=where(begins, start, C),
+                    start_row=where(begins, g["start_row"], g["C_row"]), places=c["flat"],
+                    A=A + g["A_row"] * row, A_part=0, B=source + column, B_step=line, parts=1,
+                    K=(g["K"] - k.index).least(AT_ONCE), C=C, ahead=C, ahead_step=0,
+                    **e.passed_on("A_row", "C_row"),
+                )  # fmt: skip
     return e.done()
 
 
@@ -190,31 +225,55 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
     """C = start + A^T B over K rows of A and B: `column_product(block, ...)`.
 
     for tiles of rows (of C): A's part of them, side by side; for panels of columns: column tile
+
+    The last panel ends with the line of C: where that is not whole vectors, some of its columns are
+    computed once more.
     """
     names = ("block", "thread", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C",
              "C_row", "rows", "vectors")  # fmt: skip
     e = Emit(module, "column_product", kind, names, internal=True)
     c, g = common(e), e.args
-    done, far = e.number(0), g["rows"] * g["C_row"] > NEAR_BYTES
-    for R in COLUMN_ROWS:
-        left = g["rows"] - done
-        with e.loop(left // R) as tile:
-            row = done + tile.index * R
-            A, A_step = _side_by_side(e, c, R, g["A"] + row * kind.bytes)
-            with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
-                column = first * kind.size
-                with e.when(far):  # what the next panel's sums start from
-                    for r in range(R):
-                        start = g["start"] + g["start_row"] * (row + r) + column
-                        _fetch(e, start + V * kind.size, V * kind.size, SECOND)
-                e.call_at(
-                    e.word(c["columns"], V * PLACES + R), COLUMN_TILE,
-                    start=g["start"] + g["start_row"] * row + column, A=A, A_step=A_step,
-                    B=g["B"] + column, C=g["C"] + g["C_row"] * row + column,
-                    **e.passed_on("start_row", "B_step", "K", "C_row"),
-                )  # fmt: skip
-        done = done + left // R * R
+    with e.split(g["K"].compare("==", 1)) as (one, more):
+        with one:
+            _write_outer(e)
+        with more:
+            done = e.number(0)
+            for R in COLUMN_ROWS:
+                left = g["rows"] - done
+                with e.loop(left // R) as tile:
+                    _column_tiles(e, c, done + tile.index * R, R)
+                done = done + left // R * R
     return e.done()
+
+
+def _write_outer(e: Emit) -> None:
+    """Of one row of A and of B: lines of C, one after the other, as memory takes them fastest."""
+    g, size = e.args, e.kind.size
+    with e.loop(g["rows"]) as row, e.loop(g["vectors"]) as v:
+        column = (v.index * size).least(g["C_row"] - size)
+        x = e.spread(e.real(g["A"] + row.index * e.kind.bytes))
+        start = e.load(g["start"] + g["start_row"] * row.index + column)
+        total = fma(x, e.load(g["B"] + column), start)
+        e.store(total, g["C"] + g["C_row"] * row.index + column)
+
+
+def _column_tiles(e: Emit, c: Frame, row: Num, R: int) -> None:
+    """All columns of R rows of C."""
+    g, size = e.args, e.kind.size
+    large = (g["rows"] * g["C_row"] > NEAR_BYTES) & (g["start_row"] > 0)
+    A, A_step = _side_by_side(e, c, R, g["A"] + row * e.kind.bytes)
+    with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
+        column = (first * size).least(g["C_row"] - V * size)
+        with e.when(large):  # what the next panel's sums start from
+            for r in range(R):
+                start = g["start"] + g["start_row"] * (row + r) + column
+                _fetch(e, start + V * size, V * size, SECOND)
+        e.call_at(
+            e.word(c["columns"], V * PLACES + R), COLUMN_TILE,
+            start=g["start"] + g["start_row"] * row + column, A=A, A_step=A_step,
+            B=g["B"] + column, C=g["C"] + g["C_row"] * row + column,
+            **e.passed_on("start_row", "B_step", "K", "C_row"),
+        )  # fmt: skip
 
 
 def _side_by_side(e: Emit, c: Frame, rows: int, A: Num) -> tuple[Num, Num]:

@@ -82,7 +82,7 @@ def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
         )
     for r, v, x, w in pairs:
         chains[r * vectors + v] = fma(x, w, chains[r * vectors + v])
-    return [*chains, a + e.kind.bytes, b + vectors * e.kind.size]
+    return [*chains, a + e.kind.bytes, b + e.args["B_step"]]
 
 
 def transposed(square: list[Vector]) -> list[Vector]:

@@ -166,7 +166,7 @@ class CallList:
                 self.add(
                     TILE, stream_tile(self.kind, self.target, r, v, narrow),
                     start[0] + start[1] * row, start[1], where + 8 * first,
-                    x.address + x.row * row, x.row, 0, packed, 1, K,
+                    x.address + x.row * row, x.row, 0, packed, v * self.kind.size, 1, K,
                     out.address + out.row * row + first * self.kind.size, out.row, packed, 0,
                 )  # fmt: skip
 

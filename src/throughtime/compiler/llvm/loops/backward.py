@@ -19,7 +19,7 @@ overflows in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -31,6 +31,7 @@ from throughtime.compiler.llvm.loops.rows import (
     first_row,
     for_chunks,
     give_states,
+    is_multiplied,
     lanes_below,
     run_at,
     state_width,
@@ -59,13 +60,13 @@ from throughtime.compiler.runtime.machine import Machine
 
 
 def write_backward(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit],
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit],
     pack: Emit, barrier: Emit, machine: Machine,
 ) -> Emit:  # fmt: skip
     """`backward(block)`: the region that every thread of the team runs."""
     start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
     gather = _write_gather(module, kind, copies)
-    back = _write_back(module, kind, (products[0], barrier))
+    back = _write_back(module, kind, (*products[:2], barrier))
     weights = write_weights(module, kind, copies, *products)
     e = Emit(module, "backward", kind, ("block",))
     c, block = common(e), e.args["block"]
@@ -124,7 +125,7 @@ def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit
 def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`finish_back(...)`: what is left at the start of the sequence is the gradient there."""
     e, c, f, g = begin(module, "finish_back", kind, ("low", "high"))
-    with e.loop(c["states"]) as s:
+    with e.when(c["wants_start"].compare("!=", 0)), e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
         give_states(e, c, copies, own, s.index, e.word(f["d_start"], s.index))
     return e.done()
@@ -179,7 +180,7 @@ def _gather_old(
            states=1)  # fmt: skip
 
 
-def _write_back(module: ir.Module, kind: Kind, functions: tuple[Emit, Emit]) -> Emit:
+def _write_back(module: ir.Module, kind: Kind, functions: tuple[Emit, Emit, Emit]) -> Emit:
     """`back(...)`: the steps of a block, from the last to the first, for a member's rows."""
     reset_back, seen = write_reset_back(module, kind), write_seen(module, kind)
     take_traces = write_take_traces(module, kind)
@@ -212,20 +213,23 @@ class StepBack(NamedTuple):
     d_row: Num
 
 
-def phases_back(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], step: StepBack) -> None:
+def phases_back(
+    e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit, Emit], step: StepBack
+) -> None:
     """In `back`: the phases of a step, the last first, each the cell's derivative, of this member's
     rows, and its product, of all rows of the chunk.
 
     Args:
-        functions: C = start + A B, and the barrier.
+        functions: C = start + A B, the same for a matrix as it lies, and the barrier.
     """
-    (product, barrier), runs = functions, c["early"] + 1
+    (*products, barrier), runs = functions, c["early"] + 1
     with e.loop(runs) as i:
         run, met = run_at(e, c, i.index), (step.j * runs + i.index) * 2
         with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, step)
         meet(e, barrier, met + 1)
-        _product_back(e, c, f, product, run, step)
+        with e.when(is_multiplied(c, run, c["T"] - 1 - step.j)):
+            _product_back(e, c, f, products, run, step)
         meet(e, barrier, met + 2)
 
 
@@ -252,7 +256,9 @@ def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, step: StepBack) -> None
     )  # fmt: skip
 
 
-def _product_back(e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, step: StepBack) -> None:
+def _product_back(
+    e: Emit, c: Frame, f: Frame, products: Sequence[Emit], run: Frame, step: StepBack
+) -> None:
     """Gradients by what a run's sums multiply, this member's panels of them."""
     low, line, d_row = e.args["chunk_low"], c["H_row"], step.d_row
     R, n = _rows_at(e, c, step.t, low, e.args["chunk_high"])
@@ -265,15 +271,22 @@ def _product_back(e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, step: 
     start_row = where(begins & computed, 0, line)
     source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
     size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
-    with e.loop(run["blocks"]) as b:
-        lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
-        e.call(
-            product, start=start + columns, start_row=start_row,
-            A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
-            parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
-            vectors=blocks_of(e, run["K"]), turned=step.t % 2,
-            **e.passed_on("block", "member", "members"),
-        )  # fmt: skip
+    words = {"start_row": start_row, "A_row": d_row, "A_part": line, "parts": run["count"],
+             "K": run["width"], "C_row": line, "rows": R}  # fmt: skip
+    with e.split(c["U_lies"].compare("!=", 0)) as (lies, panels):
+        with lies:
+            e.call(
+                products[1], block=e.args["block"], start=start, A=source, C=to, **words,
+                B=e.word(f["matrices"], run["matrix"]), gate=f["gate_u"] + run["line"] * 8,
+                columns=run["K"],
+            )  # fmt: skip
+        with panels, e.loop(run["blocks"]) as b:
+            lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(
+                products[0], start=start + columns, A=source + lines, B=packed + b.index * size,
+                C=to + columns, vectors=blocks_of(e, run["K"]), turned=step.t % 2, **words,
+                **e.passed_on("block", "member", "members"),
+            )  # fmt: skip
 
 
 def write_seen(module: ir.Module, kind: Kind) -> Emit:

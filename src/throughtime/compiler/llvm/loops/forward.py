@@ -314,7 +314,7 @@ def _multiply_packed(
         following = NextPanel.after(tile, V * c["H"] * size, mine, far, g["t"] % 2)
         e.call_at(
             e.word(c["tiles"], V * PLACES + R), TILE, places=c["places"] + group * 8,
-            A_part=0, B=tile, parts=1, C=chains + group * size,
+            A_part=0, B=tile, B_step=V * size, parts=1, C=chains + group * size,
             **share_of(following, (row, R, g["R"]), V * size), **words,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import RESETS, RUN, TRACE, Kind
 from throughtime.compiler.llvm.loops.team import Role, my_share
-from throughtime.compiler.llvm.values import I64, Mask, Num, Vector, where
+from throughtime.compiler.llvm.values import I64, Mask, Num, Truth, Vector, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, begin
 from throughtime.compiler.plan import Plan
 
@@ -79,6 +79,13 @@ def sections(e: Emit, plan: Plan, blocks: Num) -> Iterator[tuple[str, Num, Num]]
 def run_at(e: Emit, c: Frame, i: Num) -> Frame:
     """The i-th run, in the order in which they are computed."""
     return Frame(e, c["runs"] + i * (8 * len(RUN)), RUN)
+
+
+def is_multiplied(c: Frame, run: Frame, i: Num) -> Truth:
+    """Whether U^T d_sums of a run is asked for at the i-th step: what the first step says of the
+    old output is the gradient by the start, and nothing else."""
+    inside = run["has_operand"].compare("!=", 0) | (i > 0)
+    return inside | c["wants_start"].compare("!=", 0)
 
 
 def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:

@@ -9,6 +9,7 @@ sequence into calls that add to one another, changes no bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -20,11 +21,9 @@ from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
-def write_weights(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, column_product: Emit
-) -> Emit:
+def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *products: Emit) -> Emit:
     """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
-    sums, functions = _write_sums(module, kind), (column_product, copies["cut"])
+    sums, functions = _write_sums(module, kind), (products[2], copies["cut"])
     names = ("block", "thread", "team", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
     c, g = common(e), e.args
@@ -34,10 +33,10 @@ def write_weights(
         top = where(f["reverse"].compare("!=", 0), g["last"], c["T"] - g["first"]) - 1
         count = e.word(c["offset"], top) + e.word(c["alive"], top) - before
         with e.when(c["wants_x"].compare("!=", 0)):
-            _input(e, c, f, product, before, count)
+            _input(e, c, f, products, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
             gates, rows = (f["gate_a"], e.number(0), c["with_a"]), (f["x_block"], c["I_row"], count)
-            matrix = Gradient(f["d_W"], f["d_W_cut"], c["H"], c["I_row"], c["I"])
+            matrix = Gradient(f["d_W"], f["d_W_cut"], c["H"], _line(e, c, c["I"]), c["I"])
             _weights(e, c, f, functions, gates, rows, matrix)
             with e.loop(c["early"] + 1) as i:
                 _run(e, c, f, functions, run_at(e, c, i.index), count)
@@ -56,7 +55,7 @@ class Gradient(NamedTuple):
         to: where it grows, in whole vectors.
         cut: where it goes when it is done; 0: nowhere.
         width: lines of each sum.
-        row, K: bytes of a line in whole vectors, and its numbers.
+        row, K: bytes of a line as it grows, and its numbers.
     """
 
     to: Num
@@ -72,22 +71,34 @@ def line_size(c: Frame, kind: Kind) -> Num:
     return (c["sums"] + c["unit_parameters"]) * c["H_row"] + kind.size
 
 
+def _line(e: Emit, c: Frame, K: Num) -> Num:
+    """Bytes of a line of the gradient by a matrix: of several panels, none need be padded."""
+    wide = K > c["column_widest"] * e.kind.lanes
+    unpadded = c["unpadded"].compare("!=", 0) & wide
+    return where(unpadded, K * e.kind.bytes, blocks_of(e, K) * e.kind.size)
+
+
 def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
     """Where a block's rows begin in the order in which they are summed, and bytes to the next."""
     step = where(f["reverse"].compare("!=", 0), size, size * -1)
     return where(f["reverse"].compare("!=", 0), rows, rows + (count - 1) * size), step
 
 
-def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
+def _input(e: Emit, c: Frame, f: Frame, products: Sequence[Emit], before: Num, count: Num) -> None:
     """dx = W^T d_sums, this thread's share of a block's rows."""
     g, line = e.args, line_size(c, e.kind)
     low, high = my_share(count, g["thread"], g["team"])
-    e.call(
-        product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
-        A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
-        C=f["d_x"] + (before + low) * c["I_row"], C_row=c["I_row"], rows=high - low,
-        vectors=c["I_row"] // e.kind.size, turned=0, member=0, members=1,
-    )  # fmt: skip
+    words: dict[str, Num | int] = {
+        "block": g["block"], "start": c["zeros"], "start_row": 0, "A": f["d_sums"] + low * line,
+        "A_row": line, "A_part": c["H_row"], "parts": c["with_a"], "K": c["H"],
+        "C": f["d_x"] + (before + low) * c["I_row"], "C_row": c["I_row"], "rows": high - low,
+    }  # fmt: skip
+    with e.split(c["W_lies"].compare("!=", 0)) as (lies, packed):
+        with lies:
+            e.call(products[1], B=f["W"], gate=f["gate_a"], columns=c["I"], **words)
+        with packed:
+            e.call(products[0], B=f["W_back"], vectors=c["I_row"] // e.kind.size, turned=0,
+                   member=0, members=1, **words)  # fmt: skip
 
 
 def _run(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], run: Frame, count: Num) -> None:
@@ -97,8 +108,7 @@ def _run(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], run: Frame, 
     source = where(run["has_operand"].compare("!=", 0), operand, f["old_block"])
     rows = source, c["H_row"], count
     to, cut = (e.word(f[n], run["matrix"]) for n in ("d_matrices", "d_matrices_cut"))
-    row = blocks_of(e, run["K"]) * e.kind.size
-    matrix = Gradient(to, cut, run["width"], row, run["K"])
+    matrix = Gradient(to, cut, run["width"], _line(e, c, run["K"]), run["K"])
     with e.split(run["blocks"].compare("==", 1)) as (whole, parted):
         with whole:
             _weights(e, c, f, functions, sums, rows, matrix)
@@ -144,7 +154,8 @@ def _weights(
             e.call(
                 column_product, **e.passed_on("block", "thread"), start=source,
                 start_row=source_row, A=A, A_step=A_step, B=own, B_step=block_step, K=rows[2],
-                C=address, C_row=row, rows=stop - start, vectors=row // e.kind.size,
+                C=address, C_row=row, rows=stop - start,
+                vectors=(row + (e.kind.size - 1)) // e.kind.size,
             )  # fmt: skip
             _cut(e, c, cut, matrix, before, stop - start)
 
