@@ -15,9 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import is_watched
 from throughtime.backends.cpu.look import (
-    all_within,
     can_read_weights,
-    find_extent,
     guard_all,
     take_lines,
     take_whole,
@@ -25,7 +23,8 @@ from throughtime.backends.cpu.look import (
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, prepare
 from throughtime.backends.torch_kernels import TorchStep, is_large_step
 from throughtime.compiler.runtime.threads import available
-from throughtime.scan.node import Carriers, Recording, carriers_of
+from throughtime.scan.kernels import Carry
+from throughtime.scan.node import carriers_of
 from throughtime.torch_private import Guard, any_autocast, dual_level
 
 BACKENDS = ("auto", "cpu")
@@ -46,28 +45,17 @@ class ShortCall(NamedTuple):
 
     Attributes:
         check: whether x, the weights and the states are like those it was prepared for.
-        extent, bytes: numbers from the first to the last of x, and bytes of one.
-        extents: numbers from the first to the last of each state that is given.
         kind: what of the layer it follows from.
         names: of the weights of all layers.
-        parts: for each layer where its weights, and its own states, are among the tensors.
-        ways: of each layer.
-        recorded: what carries and records it where a backward pass may follow, else None.
-        finals: shapes of the final states of all layers; empty where each has its own.
+        carry: what carries it, and records it where a backward pass may follow.
         turned: whether outputs are given as (B, T, width).
         shared: by how many threads, all there are; 0 of work too small to be shared.
     """
 
     check: Guard
-    extent: int
-    bytes: int
-    extents: list[int]
     kind: tuple[object, ...]
     names: tuple[str, ...]
-    parts: tuple[tuple[slice, slice], ...]
-    ways: tuple[Way, ...]
-    recorded: Recording | None
-    finals: tuple[tuple[int, ...], ...]
+    carry: Carry
     turned: bool
     shared: int
 
@@ -128,22 +116,21 @@ class ShortWay:
             return None
         tensors: list[Any] = [known.get(name) for name in call.names]
         tensors += state
+        result = None
         if (
-            not call.check(x, *tensors)
-            or call.kind != self._kind(layer)
-            or x.untyped_storage().nbytes() < call.bytes * (call.extent + x.storage_offset())
-            or (state and not all_within(state, call.extents))
-            or (call.shared and call.shared != available())
+            call.check(x, *tensors)
+            and call.kind == self._kind(layer)
+            and (not call.shared or call.shared == available())
         ):
+            result = call.carry(x, *tensors)
+        if result is None:
             call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
             if call is None:
                 return None
-            tensors = [known[name] for name in call.names]
-            tensors += state
-        if call.recorded is None:
-            y, final = _carried(call, x, tensors)
-        else:
-            y, *final = call.recorded.record(x, *tensors)
+            result = call.carry(x, *(known[name] for name in call.names), *state)
+            if result is None:
+                return None
+        y, *final = result
         return (y.transpose(0, 1) if call.turned else y), final
 
     def _prepare(
@@ -162,17 +149,14 @@ class ShortWay:
         if layer.backend == "auto" and is_large_step(layer, layout.T):
             carriers = self._by_torch(layers[0], x, len(names))
         else:
-            form = layers, layout, x, keep, bool(state)
+            form = layers, layout, x, keep, state
             carriers = carriers_of(*form, own, finals, self.own_states)
         if carriers is None:
             self._add(key, None)
             return None
-        ways, recorded = carriers
+        ways, carry = carriers
         shared = max((way.shared for way in ways), default=0)
-        call = ShortCall(
-            guard_all(tensors), find_extent(x), x.itemsize, [find_extent(v) for v in state], kind,
-            names, own, tuple(ways), recorded, finals, layout.turned, shared,
-        )  # fmt: skip
+        call = ShortCall(guard_all(tensors), kind, names, carry, layout.turned, shared)
         self._add(key, call)
         return call
 
@@ -191,7 +175,9 @@ class ShortWay:
             return None
         return layout, layers, shapes, weights
 
-    def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
+    def _by_torch(
+        self, layer: ShortLayer, x: Tensor, weights: int
+    ) -> tuple[Sequence[Way], Carry] | None:
         """torch's kernel for a call, if there is a short way to it."""
         return None
 
@@ -285,10 +271,12 @@ class ShortStep(ShortWay):
         sizes = layer.hidden_size, layer.input_size
         return type(layer), layer.cell, sizes, layer.backend, False
 
-    def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
+    def _by_torch(
+        self, layer: ShortLayer, x: Tensor, weights: int
+    ) -> tuple[Sequence[Way], Carry] | None:
         if x.dim() != 2:
             return None
-        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.widths, weights)
+        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.widths, weights).record
 
     def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         lead = tuple(x.shape[:-1])
@@ -297,7 +285,7 @@ class ShortStep(ShortWay):
         return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, 0, 0, [], (), (), (), (), None, (), False, 0)
+_NEW = ShortCall(lambda *_: False, (), (), lambda *_: None, False, 0)
 """Of a shape that has not come before."""
 
 
@@ -357,21 +345,3 @@ def _are_whole(
         return False
     pairs = zip(state, shapes, strict=False)
     return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
-
-
-def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and final states of a call that is not recorded."""
-    if len(call.ways) == 1:  # tensors of one layer need no sorting: a microsecond
-        (way,) = call.ways
-        y, final = x.new_empty(*way.y), [x.new_empty(*shape) for shape in way.finals]
-        way.region.run((x, y, *tensors, *final))
-        return y, final
-    final = finals = [x.new_empty(*shape) for shape in call.finals]
-    for way, (part, states) in zip(call.ways, call.parts, strict=True):
-        if not call.finals:
-            final = [x.new_empty(*shape) for shape in way.finals]
-            finals = finals + final
-        y = x.new_empty(*way.y)
-        way.region.run((x, y, *tensors[part], *tensors[states], *final))
-        x = y
-    return x, finals
