@@ -57,7 +57,7 @@ NOT_OURS: Final = (
     "call torch.nn.LSTM, GRU or RNN, or throughtime's"
 )
 
-Carry = Callable[..., Sequence[Tensor] | None]
+Carry = Callable[..., tuple[Tensor, ...] | None]
 """Carries calls of one shape: of x, weights and states it gives outputs and final states, of one
 step without the first; None where one of them is not as it was when this was made."""
 

@@ -73,7 +73,7 @@ class TorchNode:
         self._packed = len(way.layout.lead) == 1 and bool(way.layout.rows)
         self._last = way.layout.B if self._packed else 1  # lines of y that are its last step
 
-    def carry(self, x: Tensor, *tensors: Tensor) -> Sequence[Tensor] | None:
+    def carry(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...] | None:
         """A `Carry`."""
         if self._again and not has_saving_hooks():  # hooks may hand out a copy of the program
             count, program = self._count, self._program
@@ -88,7 +88,7 @@ class TorchNode:
         self._again = True
         return self._carry(x, *tensors)
 
-    def _results(self, y: Tensor, final: Tensor | None) -> Sequence[Tensor]:
+    def _results(self, y: Tensor, final: Tensor | None) -> tuple[Tensor, ...]:
         """Outputs and final states, of the two results that a call has at most."""
         if final is None:
             return (y,)
@@ -122,7 +122,7 @@ class NodeStack:
         self._carry, self._again = carry, False
         self._nodes, self._joined = tuple(zip(nodes, parts, strict=True)), joined
 
-    def carry(self, x: Tensor, *tensors: Tensor) -> Sequence[Tensor] | None:
+    def carry(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...] | None:
         """A `Carry`."""
         if not self._again or has_saving_hooks():
             self._again = True
@@ -180,7 +180,7 @@ def carriers_of(
 
 def _carry_all(
     layers: Sequence[tuple[Carry, Part]], own: bool, x: Tensor, *tensors: Tensor
-) -> Sequence[Tensor] | None:
+) -> tuple[Tensor, ...] | None:
     """Layers that read each other, each by its function; those that share states write to them."""
     finals: list[Tensor] = []
     for function, (weights, states) in layers:

@@ -6,7 +6,8 @@ A call that it does not know, for a kind of tensor, a mode of torch or a shape, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from throughtime.backends.torch_kernels import TorchStep, is_large_step
 from throughtime.compiler.runtime.threads import available
 from throughtime.scan.kernels import Carry
 from throughtime.scan.node import carriers_of
-from throughtime.torch_private import Guard, any_autocast, dual_level
+from throughtime.torch_private import Guard, any_autocast, dual_level, tracer
 
 BACKENDS = ("auto", "cpu")
 """Whose layers have a short way."""
@@ -46,7 +47,7 @@ class ShortCall(NamedTuple):
     Attributes:
         check: whether x, the weights and the states are like those it was prepared for.
         kind: what of the layer it follows from.
-        names: of the weights of all layers.
+        weights: those of all layers, of a layer's parameters.
         carry: what carries it, and records it where a backward pass may follow.
         turned: whether outputs are given as (B, T, width).
         shared: by how many threads, all there are; 0 of work too small to be shared.
@@ -54,7 +55,7 @@ class ShortCall(NamedTuple):
 
     check: Guard
     kind: tuple[object, ...]
-    names: tuple[str, ...]
+    weights: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     carry: Carry
     turned: bool
     shared: int
@@ -75,12 +76,12 @@ class ShortWay:
         return type(self), ()
 
     def run(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
-        """Outputs and final states of a call; None: it goes the long way."""
-        if _is_compiling() or is_watched() or dual_level() >= 0:
+        """Outputs and final states of a call, one behind the other; None: it goes the long way."""
+        if _is_compiling() or tracer() or dual_level() >= 0:
             return None
         if type(input) is Tensor:
             return self._run(layer, input, state, 0)
-        if type(input) is PackedSequence:
+        if type(input) is PackedSequence and not is_watched():
             return self._run_packed(layer, input, state)
         return None
 
@@ -102,42 +103,48 @@ class ShortWay:
         result = self._run(layer, x, state, steps)
         if result is None:
             return None
-        y, final = result
+        y, *final = result
         if back is not None:
             final = [v.index_select(1, back) for v in final]
-        return PackedSequence(y, sizes, order, back), final
+        return PackedSequence(y, sizes, order, back), *final
 
     def _run(self, layer: Any, x: Tensor, state: Sequence[Tensor], steps: Steps) -> Any:
-        """Outputs and final states."""
-        records, known = _records(), layer._parameters
-        key = x.shape, x.stride(), records, len(state), steps
+        """The same, of a batch that lies as steps say."""
+        records = _records()
+        # A pair of the same zeros, as h and c, comes in turn with two that are not the same.
+        twice = len(state) == 2 and state[0] is state[1]
+        key = x.shape, x.stride(), records, len(state), twice, steps
         call = self.calls.get(key, _NEW)
         if call is None:
             return None
-        tensors: list[Any] = [known.get(name) for name in call.names]
-        tensors += state
         result = None
-        if (
-            call.check(x, *tensors)
-            and call.kind == self._kind(layer)
-            and (not call.shared or call.shared == available())
-        ):
-            result = call.carry(x, *tensors)
+        try:
+            tensors = x, *call.weights(layer._parameters), *state
+        except KeyError:  # a weight that is no parameter any more
+            pass
+        else:
+            if (
+                call.check(*tensors)
+                and call.kind == self._kind(layer)
+                and (not call.shared or call.shared == available())
+            ):
+                result = call.carry(*tensors)
         if result is None:
-            call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
+            call = self._prepare(layer, key, x, state, records, steps)
             if call is None:
                 return None
-            result = call.carry(x, *(known[name] for name in call.names), *state)
+            result = call.carry(x, *call.weights(layer._parameters), *state)
             if result is None:
                 return None
-        y, *final = result
-        return (y.transpose(0, 1) if call.turned else y), final
+        return (result[0].transpose(0, 1), *result[1:]) if call.turned else result
 
     def _prepare(
         self, layer: Any, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
         records: bool, steps: Steps,
     ) -> ShortCall | None:  # fmt: skip
         """For tensors that are looked at one by one here; None where one is not plain."""
+        if is_watched():  # `check` sees that too
+            return None
         kind, seen = self._kind(layer), self._look(layer, key, x, state, steps)
         if seen is None or kind[-1]:
             return None
@@ -156,7 +163,8 @@ class ShortWay:
             return None
         ways, carry = carriers
         shared = max((way.shared for way in ways), default=0)
-        call = ShortCall(guard_all(tensors), kind, names, carry, layout.turned, shared)
+        read = itemgetter(*names) if len(names) > 1 else lambda known: (known[names[0]],)
+        call = ShortCall(guard_all(tensors), kind, read, carry, layout.turned, shared)
         self._add(key, call)
         return call
 
@@ -260,12 +268,11 @@ class ShortStep(ShortWay):
 
     def step(self, module: Any, x: Any, state: Any) -> tuple[Tensor, ...] | None:
         """The new states; None: the call goes the long way."""
-        if type(x) is not Tensor or _is_compiling() or is_watched() or dual_level() >= 0:
+        if type(x) is not Tensor or _is_compiling() or tracer() or dual_level() >= 0:
             return None
         if state is not None and type(state) is not tuple and type(state) is not list:
             return None
-        result = self._run(module, x, state or (), 1)
-        return None if result is None else (result[0], *result[1])
+        return self._run(module, x, state or (), 1)  # type: ignore[no-any-return]
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
         sizes = layer.hidden_size, layer.input_size
@@ -285,7 +292,7 @@ class ShortStep(ShortWay):
         return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, (), (), lambda *_: None, False, 0)
+_NEW = ShortCall(lambda *_: False, (), lambda _: (), lambda *_: None, False, 0)
 """Of a shape that has not come before."""
 
 

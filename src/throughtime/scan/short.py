@@ -322,7 +322,7 @@ _record_stack: Any = super(torch.autograd.Function, ShortStack).apply
 
 def look_first(
     extents: Sequence[int], carry: Carry, x: Tensor, *tensors: Tensor
-) -> Sequence[Tensor] | None:
+) -> tuple[Tensor, ...] | None:
     """What Python carries, which believes that x and the states, which come last, are all there."""
     states = tensors[len(tensors) + 1 - len(extents) :]
     return carry(x, *tensors) if all_within((x, *states), extents) else None
@@ -331,7 +331,7 @@ def look_first(
 def carry_regions(
     ways: Sequence[Way], parts: Sequence[Part], shapes: Sequence[tuple[int, ...]], x: Tensor,
     *tensors: Tensor,
-) -> Sequence[Tensor]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Outputs and final states of a call that is not recorded."""
     final = finals = [x.new_empty(*shape) for shape in shapes]
     for way, (weights, states) in zip(ways, parts, strict=True):
