@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import resource
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +27,7 @@ import throughtime
 from tests.scan.calls import Names
 from throughtime import Recurrent, cells
 from throughtime.backends.cpu.short import ShortRegion
+from throughtime.compiler.runtime import threads
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
 from throughtime.scan import node
@@ -157,8 +160,49 @@ def test_python_carries_it_where_torch_is_another(
         same(made(*args), wanted)
 
 
-def test_long_calls_let_other_threads_run() -> None:
-    made, x = throughtime.GRU(64, 64), torch.randn(100, 4, 64)
+def ticks_meanwhile(work: Callable[[], object]) -> int:
+    """How often another thread runs while this one works, which only hands over of itself."""
+    count, done = 0, False
+
+    def tick() -> None:
+        nonlocal count
+        while not done:
+            count += 1
+            time.sleep(0)
+
+    other, interval = threading.Thread(target=tick), sys.getswitchinterval()
+    sys.setswitchinterval(100)
+    try:
+        other.start()
+        before = count
+        work()
+        return count - before
+    finally:
+        done = True
+        sys.setswitchinterval(interval)
+        other.join()
+
+
+@pytest.mark.parametrize(("T", "others"), [(3, False), (2000, True)])
+def test_longer_calls_let_other_threads_run(
+    T: int, others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "available", lambda: 1)
+    made, x = throughtime.GRU(64, 64), torch.randn(T, 1, 64)
+    with long_way():
+        wanted = made(x)
+    made(x)
+    with alone():
+        found = [made(x)]
+        ticks = ticks_meanwhile(lambda: found.extend(made(x) for _ in range(20)))
+    assert (ticks > 0) == others
+    for values in found:
+        same(values, wanted)
+
+
+def test_teams_are_called_by_python(whole_teams: None) -> None:
+    torch.set_num_threads(2)
+    made, x = throughtime.GRU(3, 5), torch.randn(4, 4, 3)
     made(x)
     with pytest.raises(AssertionError, match="Python carried"), alone():
         made(x)
@@ -372,11 +416,11 @@ def test_eight_threads_may_call_one_layer() -> None:
             if not all(map(torch.equal, flat(found), flat(wanted[k]))):
                 wrong.append(k)
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(8)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
     assert not wrong
 
 

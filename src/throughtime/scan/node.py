@@ -258,6 +258,7 @@ def _inference(way: Way, x: Strided, given: bool, layers: int, others: bool) -> 
         return i - (1 < i <= count)
 
     head = {"dtype": number_of(layer.dtype), "bytes": layer.bytes}
+    head["releases"] = int(way.region.releases)
     return write_program(way.region, number, inputs, outputs, head)
 
 

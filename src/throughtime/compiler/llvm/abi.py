@@ -352,7 +352,7 @@ PROGRAM: Final = (
     "magic", "self", "region", "words", "words_at", "arena", "in_arena", "in_arena_at", "in_block",
     "in_block_at", "places", "places_at", "inputs", "inputs_at", "outputs", "outputs_at",
     "weights", "states", "dtype", "bytes", "copied", "backward_at", "d_x", "d_hx", "d_cx",
-    "d_weights", "cut_lines", "cut_line", "cut_row",
+    "d_weights", "cut_lines", "cut_line", "cut_row", "releases",
 )  # fmt: skip
 """Numbers at the head of a program; `self` is its address. Lists stand behind them, each from its
 number `..._at` on: the block's words as they are before a call; places of those that count from the
@@ -360,7 +360,7 @@ arena and from the block; for each address a word, a tensor and bytes from its s
 tensor lies (SPEC). `arena` is the bytes that the region works in, `copied` the bytes of y.
 `backward_at` has the programs of backward passes, by what is wanted and given; `d_...` are numbers
 of outputs, -1 of none. Lines of the first output are cut to the gradient by x, where `cut_lines` is
-not 0."""
+not 0. `releases`: whether other threads of Python may run meanwhile."""
 
 SPEC: Final = ("dim", "size0", "size1", "size2", "stride0", "stride1", "stride2", "extent")
 """How a tensor lies; its extent is bytes from its first number to behind its last one."""
@@ -388,10 +388,10 @@ ASKED: Final = (
     "torch_list_size", "torch_list_get_item", "torch_list_push_back", "torch_delete_list",
     "aoti_torch_grad_mode_is_enabled", "_ZN3c104impl20TorchDispatchModeTLS13any_modes_setEb",
     "aoti_torch_new_tensor_handle", "aoti_torch_check", "malloc", "free", "PyLong_AsLongLong",
-    "PyTuple_New", "PyTuple_SetItem", "Py_IncRef", "_Z16THPVariable_WrapRKN2at10TensorBaseE",
+    "PyTuple_New", "PyTuple_SetItem", "Py_IncRef", "PyEval_SaveThread", "PyEval_RestoreThread",
+    "_Z16THPVariable_WrapRKN2at10TensorBaseE",
 )  # fmt: skip
-"""Functions in the kernels' table; behind them stand what carries a call in Python, texts: that it
-was cut off, and that a call is none of a layer's, and what is known of objects (OBJECTS)."""
+"""Functions in the kernels' table; behind them what carries in Python, two texts, OBJECTS."""
 
 OBJECTS: Final = ("handle", "kind", "tensor", "parameter", "none")
 """Bytes from a tensor's object to its handle and to its class; two classes, and Python's None."""

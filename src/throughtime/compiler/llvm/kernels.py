@@ -304,8 +304,8 @@ def _write_carry(module: ir.Module, kind: Kind, run: Emit) -> None:
     """`carry(self, objects, count)`: a function of Python's that carries a call without a gradient.
 
     `self` is the address of its program, objects are the tensors that are read. It gives a tuple of
-    those made; None, if one is no tensor or lies otherwise, or there is no memory. Other threads of
-    Python wait meanwhile.
+    those made; None, if one is no tensor or lies otherwise, or there is no memory. The caller holds
+    the tensors.
     """
     e = Emit(module, "carry", kind, ("self", "objects", "count"), gives=True)
     torch, tensors, result = Torch(e), room(e, MOST_TENSORS), room(e, 1)
@@ -313,7 +313,11 @@ def _write_carry(module: ir.Module, kind: Kind, run: Emit) -> None:
     write(e, 0, result)
     with e.when(e.args["count"].compare("==", p["inputs"])):
         with e.when(_find_handles(e, torch, tensors).compare("==", 0)):
+            release, releases = lambda: torch.given("PyEval_SaveThread"), p["releases"]
+            thread = e.choose(releases.compare("!=", 0), release, lambda: e.number(0))
             e.call(run, program=p.address, tensors=tensors, result=result)
+            with e.when(thread.compare("!=", 0)):
+                torch.call("PyEval_RestoreThread", thread)
 
     def nothing() -> Num:
         none = torch.objects()["none"]
