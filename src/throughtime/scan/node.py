@@ -6,8 +6,10 @@ and calls the operator's gradient. Where torch is not built for AMD's cards nobo
 for it, so the compiled ones stand there (compiler/llvm/kernels.py): they work off a program of the
 call.
 
-Comes here what they leave to Python: a gradient that is to be differentiated again, or is seen by
-modes or transforms of torch, or is the first of its kind.
+Calls without a gradient need no node: a built-in function of Python works off the program of each.
+
+Comes here what kernels leave to Python: a gradient that is to be differentiated again, or is seen
+by modes or transforms of torch, or is the first of its kind.
 """
 
 from __future__ import annotations

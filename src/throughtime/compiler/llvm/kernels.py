@@ -2,7 +2,8 @@
 
 A kernel finds its arguments on a stack of numbers. They are its own: it gives back each handle, and
 leaves its results in their place. The program of the call comes as `dropout_state`, an argument
-that torch's node saves and never looks at.
+that torch's node saves and never looks at. Calls without a gradient pass the dispatcher by: Python
+calls a kernel as a built-in function.
 """
 
 from __future__ import annotations
