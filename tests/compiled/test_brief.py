@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.testing import assert_close
@@ -369,6 +371,12 @@ def test_transforms_and_traces_see_it() -> None:
     assert_close(found, made(h[:, :3] * 0 + 1, (h, c))[0].expand(2, 2, 5))
     traced: Any = torch.jit.trace(made, (x, (h, c)), check_trace=False)  # type: ignore[no-untyped-call]
     assert_close(traced(2 * x, (h, c)), made(2 * x, (h, c)))
+    graph = make_fx(lambda x: made(x, (h, c))[0])(x)
+    assert_close(graph(2 * x), made(2 * x, (h, c))[0])
+    exported = torch.export.export(made, (x, (h, c)))
+    assert_close(exported.module()(2 * x, (h, c)), made(2 * x, (h, c)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert made(x, (h, c))[0].shape == h.shape
     with torch.enable_grad():
         d = torch.func.grad(lambda x: made(x, (h, c))[0].sum())(x)
     assert d.shape == x.shape and d.any()

@@ -26,7 +26,7 @@ from throughtime.backends.torch_kernels import TorchStep, is_large_step
 from throughtime.compiler.runtime.threads import available
 from throughtime.scan.kernels import Carry
 from throughtime.scan.node import carriers_of
-from throughtime.torch_private import Guard, any_autocast, dual_level, tracer
+from throughtime.torch_private import Guard, any_autocast, dual_level
 
 BACKENDS = ("auto", "cpu")
 """Whose layers have a short way."""
@@ -77,11 +77,11 @@ class ShortWay:
 
     def run(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
         """Outputs and final states of a call, one behind the other; None: it goes the long way."""
-        if _is_compiling() or tracer() or dual_level() >= 0:
+        if _is_compiling() or is_watched() or dual_level() >= 0:
             return None
         if type(input) is Tensor:
             return self._run(layer, input, state, 0)
-        if type(input) is PackedSequence and not is_watched():
+        if type(input) is PackedSequence:
             return self._run_packed(layer, input, state)
         return None
 
@@ -143,8 +143,6 @@ class ShortWay:
         records: bool, steps: Steps,
     ) -> ShortCall | None:  # fmt: skip
         """For tensors that are looked at one by one here; None where one is not plain."""
-        if is_watched():  # `check` sees that too
-            return None
         kind, seen = self._kind(layer), self._look(layer, key, x, state, steps)
         if seen is None or kind[-1]:
             return None
@@ -268,7 +266,7 @@ class ShortStep(ShortWay):
 
     def step(self, module: Any, x: Any, state: Any) -> tuple[Tensor, ...] | None:
         """The new states; None: the call goes the long way."""
-        if type(x) is not Tensor or _is_compiling() or tracer() or dual_level() >= 0:
+        if type(x) is not Tensor or _is_compiling() or is_watched() or dual_level() >= 0:
             return None
         if state is not None and type(state) is not tuple and type(state) is not list:
             return None
