@@ -3,9 +3,10 @@
     python -m benchmarks.overhead.grid [--turns 9] [--shapes 6] [--seed 0]
 
 Each drop-in as it is, bidirectional, with two layers, in float64, with states given, packed with
-rows of one length and of several, and the single-step cells, at shapes drawn from T 1 to 8, B 1 to
-4 and H 1 to 64 (cells: B 1 and 16, H 16 to 256); then LSTM H 16 at 400 shapes in turn, T 2 to 41
-and B 1 to 10. One thread; the ratio is torch.nn's time / ours, in the processor's time.
+rows of one length and of several, and the single-step cells, as they are and with states given, at
+shapes drawn from T 1 to 8, B 1 to 4 and H 1 to 64 (cells: B 1 and 16, H 16 to 256); then LSTM H 16
+at 400 shapes in turn, T 2 to 41 and B 1 to 10. One thread; the ratio is torch.nn's time / ours, in
+the processor's time.
 """
 
 from __future__ import annotations
@@ -75,12 +76,14 @@ def layer_of(kind: str, variant: str) -> Make:
     return make
 
 
-def cell_of(kind: str) -> Make:
-    """What draws a single-step cell and a batch."""
+def cell_of(kind: str, given: bool) -> Make:
+    """What draws a single-step cell and a batch, and where it starts if that is given."""
 
     def make(draw: random.Random) -> tuple[nn.Module, tuple[Any, ...], str]:
         B, H = draw.choice((1, 16)), draw.randint(16, 256)
-        return getattr(nn, f"{kind}Cell")(H, H), (torch.randn(B, H),), f"B {B} H {H}"
+        h, c = torch.randn(B, H), torch.randn(B, H)
+        start = ((h, c) if kind == "LSTM" else h,) if given else ()
+        return getattr(nn, f"{kind}Cell")(H, H), (torch.randn(B, H), *start), f"B {B} H {H}"
 
     return make
 
@@ -89,8 +92,8 @@ def cases() -> Iterator[tuple[str, Make]]:
     """What is measured."""
     for variant, kind in itertools.product(VARIANTS, KINDS):
         yield f"{kind}, {variant}", layer_of(kind, variant)
-    for kind in KINDS:
-        yield f"{kind}Cell", cell_of(kind)
+    for kind, given in itertools.product(KINDS, (False, True)):
+        yield f"{kind}Cell{', state given' * given}", cell_of(kind, given)
 
 
 def report(name: str, ratios: list[tuple[float, str]]) -> str:

@@ -50,7 +50,7 @@ INSTEAD: Final = {
     "_C._dispatch_tls_local_exclude_set": "the operator's gradient by the reference is refused",
     "_C._dispatch_tls_local_include_set": "the operator's gradient by the reference is refused",
     "_C._dynamo.guards.TensorGuards": "tensors of repeated calls are looked at one by one",
-    **dict.fromkeys(_NODE, "small calls are recorded by a function in Python"),
+    **dict.fromkeys(_NODE, "small calls are carried and recorded in Python"),
     "_foreach_norm": "norms are taken tensor by tensor",
     "Tensor._is_zerotensor": "zeros without memory are refused",
     "Tensor._base": "a window of a view is taken for one that something computed",

@@ -365,7 +365,7 @@ def test_calls_of_the_operator_by_others_are_refused() -> None:
     saved: Any = made(*args).grad_fn
     program, weights = saved._saved_dropout_state, list(made.parameters())
     (call,) = vars(made)["_short"].calls.values()
-    number = call.recorded._number
+    number = call.carry.__self__._number
     for other in (None, program.clone(), torch.zeros(3), torch.zeros(200, dtype=torch.int64)):
         with pytest.raises(RuntimeError, match="carries calls of throughtime's layers"):
             forward(args[0], weights, args[0], other)
@@ -395,7 +395,7 @@ def test_nothing_is_held_and_nothing_lost() -> None:
     for _ in range(3):
         results(made(*args))[0].sum().backward()
     (call,) = vars(made)["_short"].calls.values()
-    watched = weakref.ref(call.recorded._recorded)
+    watched = weakref.ref(call.carry.__self__._recorded)
     y = results(made(*args))[0]
     weights = list(made.parameters())
     made.zero_grad()

@@ -48,7 +48,7 @@ class SequenceLayer(Passage):
         result = self._short.run(self, x, start)
         if result is None:
             return None
-        y, final = result
+        y, *final = result
         count = len(self.widths[0])
         states = tuple(tuple(final[i : i + count]) for i in range(0, len(final), count))
         return (y, states) if self.return_state else y

@@ -1,4 +1,4 @@
-"""Kernels for torch's dispatcher, and the way to Python for what they leave to it."""
+"""Kernels for torch's dispatcher and for Python: their programs, and what they leave to Python."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import _thread
 import ctypes
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.compiler.llvm.abi import ASKED, GRADIENT_STACK, IN_PYTHON, STACK
+from throughtime.backends.cpu.short import ShortRegion
+from throughtime.compiler.llvm.abi import (
+    ASKED,
+    GRADIENT_STACK,
+    IN_PYTHON,
+    MAGIC,
+    OBJECTS,
+    PROGRAM,
+    STACK,
+)
 from throughtime.compiler.llvm.library import dispatcher_kernels
 from throughtime.compiler.runtime import machine
 from throughtime.torch_private import HAS_NODE, handles_of, has_kernel, stolen
@@ -47,12 +57,115 @@ NOT_OURS: Final = (
     "call torch.nn.LSTM, GRU or RNN, or throughtime's"
 )
 
+Carry = Callable[..., tuple[Tensor, ...] | None]
+"""Carries calls of one shape: of x, weights and states it gives outputs and final states, of one
+step without the first; None where one of them is not as it was when this was made."""
+
 Gradients = Callable[..., tuple[Any, ...]]
 """Carries the operator's gradient in Python: its arguments, and what it gives."""
 
+_FASTCALL: Final = 0x80
+"""METH_FASTCALL: arguments come as an array."""
+
 _lock = threading.Lock()
 _threads = threading.local()  # the text of the last error, which a kernel is reading
+_methods: Final[list[_Method]] = []  # the kernel that Python calls
 _held: Final[list[Any]] = []  # what machine code reads, for the rest of the process
+
+
+class _Method(ctypes.Structure):
+    """Python's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int),
+        ("text", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+class Strided(NamedTuple):
+    """How a tensor lies: its sizes, and from number to number along each, in numbers."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def like(cls, v: Tensor) -> Strided:
+        """As this one does."""
+        return cls(tuple(v.shape), v.stride())
+
+    @classmethod
+    def contiguous(cls, sizes: Sequence[int]) -> Strided:
+        """One number behind the other."""
+        strides: list[int] = []
+        step = 1
+        for size in reversed(sizes):
+            strides.insert(0, step)
+            step *= size
+        return cls(tuple(sizes), tuple(strides))
+
+    def spec(self, bytes: int) -> list[int]:
+        """As kernels read it, in numbers of so many bytes."""
+        steps = zip(self.sizes, self.strides, strict=True)
+        extent = 1 + sum((size - 1) * step for size, step in steps)
+        rest = [0] * (3 - len(self.sizes))
+        extent = 0 if 0 in self.sizes else extent * bytes
+        return [len(self.sizes), *self.sizes, *rest, *self.strides, *rest, extent]
+
+
+class CallProgram(np.ndarray):
+    """The program of a call; a subclass, to hold what it needs."""
+
+    held: Any = None
+
+
+class Address(int):
+    """That of a program, which it holds."""
+
+    program: CallProgram
+
+    def __new__(cls, program: CallProgram) -> Address:
+        self = super().__new__(cls, int(program.ctypes.data))
+        self.program = program
+        return self
+
+
+def write_program(
+    region: ShortRegion, number: Callable[[int], int], inputs: Sequence[Strided],
+    outputs: Sequence[Strided], head: Mapping[str, int], kinds: int = 0,
+) -> CallProgram:  # fmt: skip
+    """The program of a region's call.
+
+    Args:
+        region: to be called.
+        number: that of a tensor, inputs first, by its number among those that the region takes.
+        inputs, outputs: how each lies.
+        head: more numbers of the head, `bytes` of one number among them.
+        kinds: room for so many programs of backward passes.
+    """
+    parts = region.parts()
+    bytes = head["bytes"]
+    lists = {
+        "words": parts.words,
+        "in_arena": parts.in_arena,
+        "in_block": parts.in_block,
+        "places": [v for place, i, first in parts.places for v in (place, number(i), first)],
+        "inputs": [v for one in inputs for v in one.spec(bytes)],
+        "outputs": [v for one in outputs for v in one.spec(bytes)],
+        "backward": [0] * kinds,
+    }
+    whole = dict.fromkeys(PROGRAM, 0) | dict.fromkeys(("d_x", "d_hx", "d_cx", "d_weights"), -1)
+    whole |= {name: len(lists[name]) for name in ("words", "in_arena", "in_block")}
+    whole |= {"places": len(parts.places), "inputs": len(inputs), "outputs": len(outputs)}
+    whole |= {"magic": MAGIC, "region": parts.function, "arena": parts.arena, **head}
+    numbers = [0] * len(PROGRAM)
+    for name, values in lists.items():
+        whole[f"{name}_at"] = len(numbers)
+        numbers += values
+    program = np.array(numbers, np.int64).view(CallProgram)
+    whole["self"] = int(program.ctypes.data)
+    program[: len(PROGRAM)] = [whole[name] for name in PROGRAM]
+    program.held = region
+    return program
 
 
 def register(gradients: Gradients) -> bool:
@@ -73,18 +186,52 @@ def _registered(gradients: Gradients) -> bool:
     in_python = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 2)(partial(_carry, gradients))
     texts = [ctypes.create_string_buffer(text.encode()) for text in (CUT_OFF, NOT_OURS)]
     parts = [*map(_function, ASKED), in_python, *texts]
-    if None in parts:
+    objects = [] if None in parts else _objects()
+    if not objects:
         return False
-    addresses = [ctypes.cast(part, ctypes.c_void_p).value or 0 for part in parts]
+    addresses = [ctypes.cast(part, ctypes.c_void_p).value or 0 for part in parts] + objects
     table, kernels = (ctypes.c_int64 * len(addresses))(*addresses), dispatcher_kernels(target)
     ctypes.c_int64.from_address(kernels["table"]).value = ctypes.addressof(table)
     library = torch.library.Library("aten", "IMPL")
     for key in WATCHED:
         library.impl(GRADIENT, gradients, key)
+    _methods.append(_Method(b"carry", kernels["carry"], _FASTCALL, None))
     _held.extend([in_python, *texts, table, library])
     for key, operator, kernel in KERNELS:
         _give(key, operator, kernels[kernel])
     return True
+
+
+def _objects() -> list[int]:
+    """What is known of objects (OBJECTS), seen from torch's own handles; [] if they do not tell."""
+    v = torch.empty(1, device="cpu")
+    samples = v, torch.nn.Parameter(v, requires_grad=False), v[:]
+    handles = list(map(_handle, samples))
+    places = _place(samples, [ctypes.c_int64.from_address(handle).value for handle in handles])
+    places += _place(samples, [id(type(one)) for one in samples])
+    for handle in handles:
+        _call("aoti_torch_delete_tensor_object", handle)
+    known = [*places, *map(id, (Tensor, torch.nn.Parameter, None))]
+    return known if len(known) == len(OBJECTS) else []
+
+
+def _place(samples: Sequence[Tensor], words: Sequence[int]) -> list[int]:
+    """Bytes from an object to its word, if each has it there and nowhere else."""
+    found = set()
+    for one, word in zip(samples, words, strict=True):
+        held = (ctypes.c_int64 * (Tensor.__basicsize__ // 8)).from_address(id(one))
+        found.add(tuple(8 * i for i, value in enumerate(held) if value == word))
+    return list(found.pop()) if len(found) == 1 else []
+
+
+def function_of(program: CallProgram) -> Carry:
+    """Carries calls of a program in machine code, of the tensors it reads: gives those it makes.
+
+    None: one is no plain tensor, or does not lie as it must; or there is no memory.
+    """
+    new, object = ctypes.pythonapi.PyCFunction_NewEx, ctypes.py_object
+    new.restype, new.argtypes = object, [ctypes.c_void_p, object, ctypes.c_void_p]
+    return new(ctypes.addressof(_methods[0]), Address(program), None)  # type: ignore[no-any-return]
 
 
 def _suit() -> bool:
@@ -106,7 +253,7 @@ def _give(key: str, operator: str, kernel: int) -> None:
 @functools.cache
 def _libraries() -> list[ctypes.CDLL]:
     folder = Path(torch.__file__).parent / "lib"
-    names = [folder / name for name in ("libtorch_cpu.so", "libc10.so")]
+    names = [folder / f"lib{name}.so" for name in ("torch_cpu", "c10", "torch_python")]
     own = [ctypes.CDLL(str(name)) for name in names if name.exists()]
     return [*own, ctypes.CDLL(None)]  # the last for functions of the C library
 

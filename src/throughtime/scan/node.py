@@ -6,29 +6,39 @@ and calls the operator's gradient. Where torch is not built for AMD's cards nobo
 for it, so the compiled ones stand there (compiler/llvm/kernels.py): they work off a program of the
 call.
 
-Comes here what they leave to Python: a gradient that is to be differentiated again, or is seen by
-modes or transforms of torch, or is the first of its kind.
+Calls without a gradient need no node: a built-in function of Python works off the program of each.
+
+Comes here what kernels leave to Python: a gradient that is to be differentiated again, or is seen
+by modes or transforms of torch, or is the first of its kind.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from throughtime.backends.call import is_watched
+from throughtime.backends.cpu.look import find_extent
 from throughtime.backends.cpu.schedule import is_shared
-from throughtime.backends.cpu.short import BatchForm, ShortLayer, ShortRegion, Way, find_way
+from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way
 from throughtime.backends.cpu.short_backward import Back
-from throughtime.backends.torch_kernels import TorchStep
-from throughtime.compiler.llvm.abi import GRADIENT_STACK, MAGIC, MOST_TENSORS, PROGRAM
-from throughtime.scan.kernels import number_of, register
-from throughtime.scan.short import Part, Recorded, RecordedStack
+from throughtime.compiler.llvm.abi import GRADIENT_STACK, MOST_TENSORS, PROGRAM
+from throughtime.scan.kernels import (
+    CallProgram,
+    Carry,
+    Strided,
+    function_of,
+    number_of,
+    register,
+    write_program,
+)
+from throughtime.scan.short import Part, Recorded, RecordedStack, carry_regions, look_first
 from throughtime.torch_private import has_saving_hooks
 
 MOST_BYTES: Final = 1 << 16
@@ -45,81 +55,6 @@ _numbers = itertools.count(1)
 """Calls that have a program, by a number that torch's node keeps, and the numbers to come."""
 
 
-class Strided(NamedTuple):
-    """How a tensor lies: its sizes, and from number to number along each, in numbers."""
-
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @classmethod
-    def like(cls, v: Tensor) -> Strided:
-        """As this one does."""
-        return cls(tuple(v.shape), v.stride())
-
-    @classmethod
-    def contiguous(cls, sizes: Sequence[int]) -> Strided:
-        """One number behind the other."""
-        strides: list[int] = []
-        step = 1
-        for size in reversed(sizes):
-            strides.insert(0, step)
-            step *= size
-        return cls(tuple(sizes), tuple(strides))
-
-    def spec(self, bytes: int) -> list[int]:
-        """As kernels read it, in numbers of so many bytes."""
-        steps = zip(self.sizes, self.strides, strict=True)
-        extent = 1 + sum((size - 1) * step for size, step in steps)
-        rest = [0] * (3 - len(self.sizes))
-        extent = 0 if 0 in self.sizes else extent * bytes
-        return [len(self.sizes), *self.sizes, *rest, *self.strides, *rest, extent]
-
-
-class CallProgram(np.ndarray):
-    """The program of a call; a subclass, to hold what it needs."""
-
-    held: Any = None
-
-
-def write_program(
-    region: ShortRegion, number: Callable[[int], int], inputs: Sequence[Strided],
-    outputs: Sequence[Strided], head: Mapping[str, int], kinds: int = 0,
-) -> CallProgram:  # fmt: skip
-    """The program of a region's call.
-
-    Args:
-        region: to be called.
-        number: that of a tensor, inputs first, by its number among those that the region takes.
-        inputs, outputs: how each lies.
-        head: more numbers of the head, `bytes` of one number among them.
-        kinds: room for so many programs of backward passes.
-    """
-    parts = region.parts()
-    bytes = head["bytes"]
-    lists = {
-        "words": parts.words,
-        "in_arena": parts.in_arena,
-        "in_block": parts.in_block,
-        "places": [v for place, i, first in parts.places for v in (place, number(i), first)],
-        "inputs": [v for one in inputs for v in one.spec(bytes)],
-        "outputs": [v for one in outputs for v in one.spec(bytes)],
-        "backward": [0] * kinds,
-    }
-    whole = dict.fromkeys(PROGRAM, 0) | dict.fromkeys(("d_x", "d_hx", "d_cx", "d_weights"), -1)
-    whole |= {name: len(lists[name]) for name in ("words", "in_arena", "in_block")}
-    whole |= {"places": len(parts.places), "inputs": len(inputs), "outputs": len(outputs)}
-    whole |= {"magic": MAGIC, "region": parts.function, "arena": parts.arena, **head}
-    numbers = [0] * len(PROGRAM)
-    for name, values in lists.items():
-        whole[f"{name}_at"] = len(numbers)
-        numbers += values
-    program = np.array(numbers, np.int64).view(CallProgram)
-    whole["self"] = int(program.ctypes.data)
-    program[: len(PROGRAM)] = [whole[name] for name in PROGRAM]
-    program.held = region
-    return program
-
-
 class TorchNode:
     """Plain calls of one layer and shape, recorded by torch's node.
 
@@ -127,10 +62,12 @@ class TorchNode:
 
     Args:
         recorded: the same calls, recorded by a function in Python.
+        carry: looks at tensors, and lets that record.
         again: whether the first call is the second one of its shape.
     """
 
-    def __init__(self, recorded: Recorded, again: bool = False) -> None:
+    def __init__(self, recorded: Recorded, carry: Carry, again: bool = False) -> None:
+        self._carry = carry
         self._recorded, self._count = recorded, len(recorded.way.layer.parameters)
         self._program: Tensor | None = None
         self._again, self._number, way = again, next(_numbers), recorded.way
@@ -138,8 +75,8 @@ class TorchNode:
         self._packed = len(way.layout.lead) == 1 and bool(way.layout.rows)
         self._last = way.layout.B if self._packed else 1  # lines of y that are its last step
 
-    def record(self, x: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
-        """As that of `Recorded`."""
+    def carry(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...] | None:
+        """A `Carry`."""
         if self._again and not has_saving_hooks():  # hooks may hand out a copy of the program
             count, program = self._count, self._program
             if program is None:
@@ -149,12 +86,11 @@ class TorchNode:
                 x, tensors[:count], 0, _NONE if hx is None else hx, cx,
                 self._number, 0, 1, False, 0.0, True, False, (), program,
             )  # fmt: skip
-            if y is not None:
-                return self._results(y, final)
+            return None if y is None else self._results(y, final)
         self._again = True
-        return self._recorded.record(x, *tensors)  # type: ignore[no-any-return]
+        return self._carry(x, *tensors)
 
-    def _results(self, y: Tensor, final: Tensor | None) -> Sequence[Tensor]:
+    def _results(self, y: Tensor, final: Tensor | None) -> tuple[Tensor, ...]:
         """Outputs and final states, of the two results that a call has at most."""
         if final is None:
             return (y,)
@@ -176,64 +112,86 @@ class NodeStack:
     """Plain calls of layers that read each other, a node each.
 
     Args:
-        recorded: the same calls, recorded by a function in Python.
+        carry: the same calls, recorded by a function in Python.
         nodes: of the layers.
         parts: of each, as `RecordedStack` has them.
         joined: whether final states are given as one tensor.
     """
 
     def __init__(
-        self, recorded: RecordedStack, nodes: Sequence[TorchNode], parts: Sequence[Part],
-        joined: bool,
-    ) -> None:  # fmt: skip
-        self._recorded, self._again = recorded, False
+        self, carry: Carry, nodes: Sequence[TorchNode], parts: Sequence[Part], joined: bool
+    ) -> None:
+        self._carry, self._again = carry, False
         self._nodes, self._joined = tuple(zip(nodes, parts, strict=True)), joined
 
-    def record(self, x: Tensor, *tensors: Tensor) -> Sequence[Tensor]:
-        """As that of `RecordedStack`."""
+    def carry(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...] | None:
+        """A `Carry`."""
         if not self._again or has_saving_hooks():
             self._again = True
-            return self._recorded.record(x, *tensors)  # type: ignore[no-any-return]
+            return self._carry(x, *tensors)
         finals = []
         for node, (weights, states) in self._nodes:
-            x, *final = node.record(x, *tensors[weights], *tensors[states])
+            result = node.carry(x, *tensors[weights], *tensors[states])
+            if result is None:
+                return None
+            x, *final = result
             finals.append(final)
         if self._joined:
             return (x, *(torch.cat(states) for states in zip(*finals, strict=True)))
         return (x, *(v for final in finals for v in final))
 
 
-Recording = TorchNode | NodeStack | Recorded | RecordedStack | TorchStep
-Carriers = tuple[Sequence[Way], Recording | None]
-
-
 def carriers_of(
-    layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool, given: bool,
-    parts: Sequence[Part], finals: tuple[tuple[int, ...], ...], own: bool,
-) -> Carriers | None:  # fmt: skip
-    """The forward pass of each layer, and what records them; None: a layer has no short way.
+    layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool,
+    state: Sequence[Tensor], parts: Sequence[Part], finals: tuple[tuple[int, ...], ...], own: bool,
+) -> tuple[Sequence[Way], Carry] | None:  # fmt: skip
+    """The forward pass of each layer, and what carries them; None: a layer has no short way.
 
     Args:
         layers: that read each other, the first of them x, which lies as `layout` says.
         keep: whether a backward pass may follow.
-        given: whether states to start from are.
+        state: where they start, if it is given.
         parts, finals: as `RecordedStack` has them.
         own: whether each layer has tensors of states of its own.
     """
+    given = bool(state)
     ways = _ways(layers, layout, x, keep, given, own)
-    if ways is None or not keep:
-        return None if ways is None else (ways, None)
+    if ways is None:
+        return None
+    seen = partial(look_first, list(map(find_extent, (x, *state))))
+    if not keep:
+        functions = _functions(ways, x, given, own)
+        if functions is None:
+            return ways, partial(seen, partial(carry_regions, ways, parts, finals))
+        whole = functions[0], partial(_carry_all, tuple(zip(functions, parts, strict=True)), own)
+        return ways, whole[len(functions) > 1]
     if len(ways) == 1:
         recorded = Recorded(ways[0])
-        return ways, TorchNode(recorded) if _suits(ways[0], x) else recorded
-    recorded_stack = RecordedStack(ways, parts, finals)
+        carry = partial(seen, recorded.record)
+        return ways, TorchNode(recorded, carry).carry if _suits(ways[0], x) else carry
+    carry = partial(seen, RecordedStack(ways, parts, finals).record)
     inputs = [x, *(x.new_empty(way.y) for way in ways[:-1])]
     if (own or not given) and all(map(_suits, ways, inputs)):
         alone = ways if own else _ways(layers, layout, x, keep, given, True)
         if alone is not None:
-            nodes = [TorchNode(Recorded(way), again=True) for way in alone]
-            return ways, NodeStack(recorded_stack, nodes, parts, not own)
-    return ways, recorded_stack
+            each = [Recorded(way) for way in alone]
+            nodes = [TorchNode(one, one.record, again=True) for one in each]
+            return ways, NodeStack(carry, nodes, parts, not own).carry
+    return ways, carry
+
+
+def _carry_all(
+    layers: Sequence[tuple[Carry, Part]], own: bool, x: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...] | None:
+    """Layers that read each other, each by its function; those that share states write to them."""
+    finals: list[Tensor] = []
+    for function, (weights, states) in layers:
+        result = function(x, *tensors[weights], *tensors[states], *(() if own else finals))
+        if result is None:
+            return None
+        x, *final = result
+        finals += final
+    return (x, *finals)
 
 
 def _ways(
@@ -260,6 +218,50 @@ def _suits(way: Way, x: Tensor) -> bool:
     few = len(layer.widths) < 3 and 2 * len(layer.parameters) + 16 < MOST_TENSORS
     small = torch.Size(way.y).numel() * layer.bytes <= MOST_BYTES
     return few and small and way.small and register(gradients_of)
+
+
+def _functions(ways: Sequence[Way], x: Tensor, given: bool, own: bool) -> list[Carry] | None:
+    """A function of each layer for calls without a gradient; None: Python calls their regions."""
+    if not all(way.region.is_brief for way in ways) or not register(gradients_of):
+        return None
+    functions, lies = [], Strided.like(x)
+    for i, way in enumerate(ways):
+        program = _inference(way, lies, given, 1 if own else len(ways), bool(i) and not own)
+        if program is None:
+            return None
+        functions.append(function_of(program))
+        lies = Strided.contiguous(way.y)
+    return functions
+
+
+def _inference(way: Way, x: Strided, given: bool, layers: int, others: bool) -> CallProgram | None:
+    """The program of a call without a gradient; None: it has too many tensors.
+
+    Args:
+        way: of a layer.
+        x: how its input lies.
+        given: whether states to start from are.
+        layers: how many share the tensors of states.
+        others: whether another layer makes those.
+    """
+    layer = way.layer
+    states = [way.layout.state(layers * layer.D, w) for w in layer.widths] if given else []
+    finals = list(map(Strided.contiguous, way.finals))
+    inputs = [x, *map(Strided.contiguous, [*layer.wanted, *states]), *finals * others]
+    outputs = [Strided.contiguous(way.y), *finals * (not others)]
+    count = len(inputs)
+    if count + len(outputs) > MOST_TENSORS:
+        return None
+
+    def number(i: int) -> int:
+        # The region takes x, y, the weights, the start, and the other results.
+        if i == 1:
+            return count
+        return i - (1 < i <= count)
+
+    head = {"dtype": number_of(layer.dtype), "bytes": layer.bytes}
+    head["releases"] = int(way.region.releases)
+    return write_program(way.region, number, inputs, outputs, head)
 
 
 def _head(way: Way, states: int) -> dict[str, int]:

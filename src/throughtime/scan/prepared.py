@@ -6,7 +6,8 @@ A call that it does not know, for a kind of tensor, a mode of torch or a shape, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -15,9 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import is_watched
 from throughtime.backends.cpu.look import (
-    all_within,
     can_read_weights,
-    find_extent,
     guard_all,
     take_lines,
     take_whole,
@@ -25,7 +24,8 @@ from throughtime.backends.cpu.look import (
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, prepare
 from throughtime.backends.torch_kernels import TorchStep, is_large_step
 from throughtime.compiler.runtime.threads import available
-from throughtime.scan.node import Carriers, Recording, carriers_of
+from throughtime.scan.kernels import Carry
+from throughtime.scan.node import carriers_of
 from throughtime.torch_private import Guard, any_autocast, dual_level
 
 BACKENDS = ("auto", "cpu")
@@ -46,28 +46,17 @@ class ShortCall(NamedTuple):
 
     Attributes:
         check: whether x, the weights and the states are like those it was prepared for.
-        extent, bytes: numbers from the first to the last of x, and bytes of one.
-        extents: numbers from the first to the last of each state that is given.
         kind: what of the layer it follows from.
-        names: of the weights of all layers.
-        parts: for each layer where its weights, and its own states, are among the tensors.
-        ways: of each layer.
-        recorded: what carries and records it where a backward pass may follow, else None.
-        finals: shapes of the final states of all layers; empty where each has its own.
+        weights: those of all layers, of a layer's parameters.
+        carry: what carries it, and records it where a backward pass may follow.
         turned: whether outputs are given as (B, T, width).
         shared: by how many threads, all there are; 0 of work too small to be shared.
     """
 
     check: Guard
-    extent: int
-    bytes: int
-    extents: list[int]
     kind: tuple[object, ...]
-    names: tuple[str, ...]
-    parts: tuple[tuple[slice, slice], ...]
-    ways: tuple[Way, ...]
-    recorded: Recording | None
-    finals: tuple[tuple[int, ...], ...]
+    weights: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    carry: Carry
     turned: bool
     shared: int
 
@@ -87,7 +76,7 @@ class ShortWay:
         return type(self), ()
 
     def run(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
-        """Outputs and final states of a call; None: it goes the long way."""
+        """Outputs and final states of a call, one behind the other; None: it goes the long way."""
         if _is_compiling() or is_watched() or dual_level() >= 0:
             return None
         if type(input) is Tensor:
@@ -114,37 +103,40 @@ class ShortWay:
         result = self._run(layer, x, state, steps)
         if result is None:
             return None
-        y, final = result
+        y, *final = result
         if back is not None:
             final = [v.index_select(1, back) for v in final]
-        return PackedSequence(y, sizes, order, back), final
+        return PackedSequence(y, sizes, order, back), *final
 
     def _run(self, layer: Any, x: Tensor, state: Sequence[Tensor], steps: Steps) -> Any:
-        """Outputs and final states."""
-        records, known = _records(), layer._parameters
-        key = x.shape, x.stride(), records, len(state), steps
+        """The same, of a batch that lies as steps say."""
+        records = _records()
+        # A pair of the same zeros, as h and c, comes in turn with two that are not the same.
+        twice = len(state) == 2 and state[0] is state[1]
+        key = x.shape, x.stride(), records, len(state), twice, steps
         call = self.calls.get(key, _NEW)
         if call is None:
             return None
-        tensors: list[Any] = [known.get(name) for name in call.names]
-        tensors += state
-        if (
-            not call.check(x, *tensors)
-            or call.kind != self._kind(layer)
-            or x.untyped_storage().nbytes() < call.bytes * (call.extent + x.storage_offset())
-            or (state and not all_within(state, call.extents))
-            or (call.shared and call.shared != available())
-        ):
-            call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
+        result = None
+        try:
+            tensors = x, *call.weights(layer._parameters), *state
+        except KeyError:  # a weight that is no parameter any more
+            pass
+        else:
+            if (
+                call.check(*tensors)
+                and call.kind == self._kind(layer)
+                and (not call.shared or call.shared == available())
+            ):
+                result = call.carry(*tensors)
+        if result is None:
+            call = self._prepare(layer, key, x, state, records, steps)
             if call is None:
                 return None
-            tensors = [known[name] for name in call.names]
-            tensors += state
-        if call.recorded is None:
-            y, final = _carried(call, x, tensors)
-        else:
-            y, *final = call.recorded.record(x, *tensors)
-        return (y.transpose(0, 1) if call.turned else y), final
+            result = call.carry(x, *call.weights(layer._parameters), *state)
+            if result is None:
+                return None
+        return (result[0].transpose(0, 1), *result[1:]) if call.turned else result
 
     def _prepare(
         self, layer: Any, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
@@ -162,17 +154,15 @@ class ShortWay:
         if layer.backend == "auto" and is_large_step(layer, layout.T):
             carriers = self._by_torch(layers[0], x, len(names))
         else:
-            form = layers, layout, x, keep, bool(state)
+            form = layers, layout, x, keep, state
             carriers = carriers_of(*form, own, finals, self.own_states)
         if carriers is None:
             self._add(key, None)
             return None
-        ways, recorded = carriers
+        ways, carry = carriers
         shared = max((way.shared for way in ways), default=0)
-        call = ShortCall(
-            guard_all(tensors), find_extent(x), x.itemsize, [find_extent(v) for v in state], kind,
-            names, own, tuple(ways), recorded, finals, layout.turned, shared,
-        )  # fmt: skip
+        read = itemgetter(*names) if len(names) > 1 else lambda known: (known[names[0]],)
+        call = ShortCall(guard_all(tensors), kind, read, carry, layout.turned, shared)
         self._add(key, call)
         return call
 
@@ -191,7 +181,9 @@ class ShortWay:
             return None
         return layout, layers, shapes, weights
 
-    def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
+    def _by_torch(
+        self, layer: ShortLayer, x: Tensor, weights: int
+    ) -> tuple[Sequence[Way], Carry] | None:
         """torch's kernel for a call, if there is a short way to it."""
         return None
 
@@ -278,17 +270,18 @@ class ShortStep(ShortWay):
             return None
         if state is not None and type(state) is not tuple and type(state) is not list:
             return None
-        result = self._run(module, x, state or (), 1)
-        return None if result is None else (result[0], *result[1])
+        return self._run(module, x, state or (), 1)  # type: ignore[no-any-return]
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
         sizes = layer.hidden_size, layer.input_size
         return type(layer), layer.cell, sizes, layer.backend, False
 
-    def _by_torch(self, layer: ShortLayer, x: Tensor, weights: int) -> Carriers | None:
+    def _by_torch(
+        self, layer: ShortLayer, x: Tensor, weights: int
+    ) -> tuple[Sequence[Way], Carry] | None:
         if x.dim() != 2:
             return None
-        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.widths, weights)
+        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.widths, weights).record
 
     def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         lead = tuple(x.shape[:-1])
@@ -297,7 +290,7 @@ class ShortStep(ShortWay):
         return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, 0, 0, [], (), (), (), (), None, (), False, 0)
+_NEW = ShortCall(lambda *_: False, (), lambda _: (), lambda *_: None, False, 0)
 """Of a shape that has not come before."""
 
 
@@ -357,21 +350,3 @@ def _are_whole(
         return False
     pairs = zip(state, shapes, strict=False)
     return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
-
-
-def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and final states of a call that is not recorded."""
-    if len(call.ways) == 1:  # tensors of one layer need no sorting: a microsecond
-        (way,) = call.ways
-        y, final = x.new_empty(*way.y), [x.new_empty(*shape) for shape in way.finals]
-        way.region.run((x, y, *tensors, *final))
-        return y, final
-    final = finals = [x.new_empty(*shape) for shape in call.finals]
-    for way, (part, states) in zip(call.ways, call.parts, strict=True):
-        if not call.finals:
-            final = [x.new_empty(*shape) for shape in way.finals]
-            finals = finals + final
-        y = x.new_empty(*way.y)
-        way.region.run((x, y, *tensors[part], *tensors[states], *final))
-        x = y
-    return x, finals

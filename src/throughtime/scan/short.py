@@ -1,4 +1,4 @@
-"""Plain calls of a prepared layer that are recorded: `scan` without what such calls do not use."""
+"""Plain calls of a prepared layer by Python: `scan` without what such calls do not use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call, is_watched, plain_gradients
+from throughtime.backends.cpu.look import all_within
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.short import Way
 from throughtime.backends.cpu.short_backward import Derivative
 from throughtime.scan import scan
 from throughtime.scan.autograd import compute_again, derivative, keep_output, placed, recall
+from throughtime.scan.kernels import Carry
 from throughtime.scan.operator import Form, flatten_gradients, unflatten
 
 _records = torch.is_grad_enabled  # bound once: it is asked at every call
@@ -316,3 +318,27 @@ class ShortStack(torch.autograd.Function):
 
 
 _record_stack: Any = super(torch.autograd.Function, ShortStack).apply
+
+
+def look_first(
+    extents: Sequence[int], carry: Carry, x: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...] | None:
+    """What Python carries, which believes that x and the states, which come last, are all there."""
+    states = tensors[len(tensors) + 1 - len(extents) :]
+    return carry(x, *tensors) if all_within((x, *states), extents) else None
+
+
+def carry_regions(
+    ways: Sequence[Way], parts: Sequence[Part], shapes: Sequence[tuple[int, ...]], x: Tensor,
+    *tensors: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Outputs and final states of a call that is not recorded."""
+    final = finals = [x.new_empty(*shape) for shape in shapes]
+    for way, (weights, states) in zip(ways, parts, strict=True):
+        if not shapes:
+            final = [x.new_empty(*shape) for shape in way.finals]
+            finals = finals + final
+        y = x.new_empty(*way.y)
+        way.region.run((x, y, *tensors[weights], *tensors[states], *final))
+        x = y
+    return (x, *finals)

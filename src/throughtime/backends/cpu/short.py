@@ -51,6 +51,9 @@ KEPT_BYTES: Final = 16 * 1024
 A layer keeps hundreds of regions.
 """
 
+BRIEF_BYTES: Final = 512 * 1024
+"""The largest arena of a brief call: the last one waits for the process's next."""
+
 Place = tuple[str, int, int]
 """A word of the block, the number of the tensor it points into, and bytes from its start."""
 
@@ -77,6 +80,10 @@ class RegionParts(NamedTuple):
 class ShortRegion:
     """A region called with tensors in an order agreed on once.
 
+    Attributes:
+        is_brief: whether a call takes one thread and little room.
+        releases: whether other threads of Python may run meanwhile.
+
     Args:
         template: of its words; what is not named here stays 0, which says "not given".
         function: the region's address.
@@ -94,6 +101,8 @@ class ShortRegion:
     ) -> None:  # fmt: skip
         words = template.places()
         self._template, self._address = template, function
+        self.is_brief = team.threads == 1 and template.arena_bytes <= BRIEF_BYTES
+        self.releases = team.release_gil
         self._function = threads.caller(function, *team.how)
         self._weights, self._names = slice(first, first + len(weights)), tuple(weights)
         of_weights = range(first, first + len(weights))

@@ -338,14 +338,13 @@ ADD: Final = ("rows", "blocks", "x", "x_row", "z", "z_row", "y", "y_row")
 """Of y = x + z in a stream: vectors of a row, and where each begins."""
 
 OPERATIONS: Final = (TILE, CELL_FORWARD, PHASE_FORWARD, ADD)
-"""What the functions take that a stream's program calls; an operation's kind is its number here."""
+"""What functions take that a stream's program calls; an operation's kind is its number here."""
 
 HEAD: Final = 2
 """Words of the program before its operations: how often they run, and how many there are."""
 
 OPERATION: Final = 2 + max(map(len, OPERATIONS))
 """Words of an operation: its kind, its function's address, and what that takes."""
-
 
 # What kernels of torch's dispatcher are given (kernels.py), and what they work off (program.py).
 
@@ -355,23 +354,20 @@ PROGRAM: Final = (
     "magic", "self", "region", "words", "words_at", "arena", "in_arena", "in_arena_at", "in_block",
     "in_block_at", "places", "places_at", "inputs", "inputs_at", "outputs", "outputs_at",
     "weights", "states", "dtype", "bytes", "copied", "backward_at", "d_x", "d_hx", "d_cx",
-    "d_weights", "cut_lines", "cut_line", "cut_row",
+    "d_weights", "cut_lines", "cut_line", "cut_row", "releases",
 )  # fmt: skip
-"""Numbers at the head of a program; `self` is its address.
-
-Lists stand behind them, each from its number `..._at` on: the block's words as they are before a
-call; places of those that count from the arena and from the block; for each address a word, a
-tensor and bytes from its start; how each tensor lies (SPEC). `arena` is the bytes that the region
-works in, `copied` the bytes of y. `backward_at` has the programs of backward passes, by what is
-wanted and given; `d_...` are numbers of outputs, -1 of none. Lines of the first output are cut to
-the gradient by x, where `cut_lines` is not 0.
-"""
+"""Numbers at the head of a program; `self` is its address. Lists stand behind them, each from its
+number `..._at` on: the block's words as they are before a call; places of those that count from the
+arena and from the block; for each address a word, a tensor and bytes from its start; how each
+tensor lies (SPEC). `arena` is the bytes that the region works in, `copied` the bytes of y.
+`backward_at` has the programs of backward passes, by what is wanted and given; `d_...` are numbers
+of outputs, -1 of none. Lines of the first output are cut to the gradient by x, where `cut_lines` is
+not 0. `releases`: whether other threads of Python may run meanwhile."""
 
 SPEC: Final = ("dim", "size0", "size1", "size2", "stride0", "stride1", "stride2", "extent")
 """How a tensor lies; its extent is bytes from its first number to behind its last one."""
 
-MOST_TENSORS: Final = 64
-"""Tensors that a program reads and writes."""
+MOST_TENSORS: Final = 64  # that a program reads and writes
 
 STACK: Final = (
     "input", "weight", "weight_stride0", "hx", "cx", "mode", "hidden_size", "num_layers",
@@ -393,10 +389,14 @@ ASKED: Final = (
     "aoti_torch_delete_tensor_object", "torch_delete_stable_ivalue", "torch_new_list_reserve_size",
     "torch_list_size", "torch_list_get_item", "torch_list_push_back", "torch_delete_list",
     "aoti_torch_grad_mode_is_enabled", "_ZN3c104impl20TorchDispatchModeTLS13any_modes_setEb",
-    "aoti_torch_new_tensor_handle", "aoti_torch_check", "malloc", "free",
+    "aoti_torch_new_tensor_handle", "aoti_torch_check", "malloc", "free", "PyLong_AsLongLong",
+    "PyTuple_New", "PyTuple_SetItem", "Py_IncRef", "PyEval_SaveThread", "PyEval_RestoreThread",
+    "_Z16THPVariable_WrapRKN2at10TensorBaseE",
 )  # fmt: skip
-"""Functions in the kernels' table; behind them stand what carries a call in Python, and texts: that
-it was cut off, and that a call is none of a layer's."""
+"""Functions in the kernels' table; behind them what carries in Python, two texts, OBJECTS."""
+
+OBJECTS: Final = ("handle", "kind", "tensor", "parameter", "none")
+"""Bytes from a tensor's object to its handle and to its class; two classes, and Python's None."""
 
 IN_PYTHON: Final = ("status", "d_x", "d_hx", "d_cx", "d_weights", "text")
 """What Python leaves of a backward pass: results if the status is 1, else the text of an error."""

@@ -2,7 +2,8 @@
 
 A kernel finds its arguments on a stack of numbers. They are its own: it gives back each handle, and
 leaves its results in their place. The program of the call comes as `dropout_state`, an argument
-that torch's node saves and never looks at.
+that torch's node saves and never looks at. Calls without a gradient pass the dispatcher by: Python
+calls a kernel as a built-in function.
 """
 
 from __future__ import annotations
@@ -124,12 +125,13 @@ class Given:
 
 
 def write_kernels(module: ir.Module, kind: Kind) -> None:
-    """`forward(stack, arguments, results)`, `backward(...)` and `table`."""
+    """`forward(stack, arguments, results)`, `backward(...)`, `carry` and `table`."""
     for name in ("table", "waiting"):
         ir.GlobalVariable(module, I64, name).initializer = I64(0)
     run = write_run(module, kind, write_check(module, kind))
     _write_forward(module, kind, run)
     _write_backward(module, kind, run)
+    _write_carry(module, kind, run)
 
 
 def _write_forward(module: ir.Module, kind: Kind, run: Emit) -> None:
@@ -297,3 +299,59 @@ def _cut(given: Given, p: ProgramFrame, made: Num) -> None:
         line, row = p["cut_line"], p["cut_row"]
         copy_bytes(e, to + k.index * line, source + k.index * row, line)
     torch.delete(padded)
+
+
+def _write_carry(module: ir.Module, kind: Kind, run: Emit) -> None:
+    """`carry(self, objects, count)`: a function of Python's that carries a call without a gradient.
+
+    `self` is the address of its program, objects are the tensors that are read. It gives a tuple of
+    those made; None, if one is no tensor or lies otherwise, or there is no memory. The caller holds
+    the tensors.
+    """
+    e = Emit(module, "carry", kind, ("self", "objects", "count"), gives=True)
+    torch, tensors, result = Torch(e), room(e, MOST_TENSORS), room(e, 1)
+    p = ProgramFrame(e, torch.given("PyLong_AsLongLong", e.args["self"]))
+    write(e, 0, result)
+    with e.when(e.args["count"].compare("==", p["inputs"])):
+        with e.when(_find_handles(e, torch, tensors).compare("==", 0)):
+            release, releases = lambda: torch.given("PyEval_SaveThread"), p["releases"]
+            thread = e.choose(releases.compare("!=", 0), release, lambda: e.number(0))
+            e.call(run, program=p.address, tensors=tensors, result=result)
+            with e.when(thread.compare("!=", 0)):
+                torch.call("PyEval_RestoreThread", thread)
+
+    def nothing() -> Num:
+        none = torch.objects()["none"]
+        torch.call("Py_IncRef", none)
+        return none
+
+    carried = e.word(result).compare("==", 1)
+    e.done(e.choose(carried, lambda: _as_objects(e, torch, p, tensors), nothing))
+
+
+def _find_handles(e: Emit, torch: Torch, tensors: Num) -> Num:
+    """Write the handles of objects, which are places in them; how many are no plain tensors."""
+    known = torch.objects()
+    places = known["handle"], known["kind"], known["tensor"], known["parameter"]
+    with e.loop(e.args["count"], e.number(0)) as k:
+        handle, kind, tensor, parameter = places
+        one = e.word(e.args["objects"], k.index)
+        own = e.word(one + kind)
+        other = own.compare("!=", tensor) & own.compare("!=", parameter)
+        write(e, one + handle, tensors + k.index * 8)
+        k.next = [where(other, k.values[0] + 1, k.values[0])]
+    others: Num = k.values[0]
+    return others
+
+
+def _as_objects(e: Emit, torch: Torch, p: ProgramFrame, tensors: Num) -> Num:
+    """A tuple of the tensors made, whose handles are given back; 0 if Python has an error."""
+    made, results = tensors + p["inputs"] * 8, torch.given("PyTuple_New", p["outputs"])
+    there = results.compare("!=", 0)
+    with e.loop(p["outputs"]) as k:
+        handle = e.word(made, k.index)
+        with e.when(there):
+            one = torch.given("_Z16THPVariable_WrapRKN2at10TensorBaseE", handle)
+            torch.call("PyTuple_SetItem", results, k.index, one)
+        torch.delete(handle)
+    return results

@@ -176,4 +176,4 @@ def dispatcher_kernels(target: Machine) -> dict[str, int]:
     """Addresses of kernels of torch's dispatcher, and of the word that is to point to functions."""
     kind = Kind(4, target.lanes(32))  # they compute nothing
     code = _load("kernels", kind, target, lambda modules: modules.kernels_module(kind))
-    return {name: code.address(name) for name in ("forward", "backward", "table")}
+    return {name: code.address(name) for name in ("forward", "backward", "carry", "table")}

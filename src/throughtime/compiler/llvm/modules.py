@@ -142,7 +142,7 @@ def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:
 
 
 def kernels_module(kind: Kind) -> ir.Module:
-    """`forward`, `backward` and their `table`: kernels of torch's dispatcher."""
+    """`forward`, `backward` and their `table`: kernels of torch's dispatcher; and `carry`."""
     module = ir.Module("kernels")
     write_kernels(module, kind)
     return module

@@ -14,10 +14,13 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import ASKED, MOST_TENSORS, PROGRAM, SPEC, Kind
+from throughtime.compiler.llvm.abi import ASKED, MOST_TENSORS, OBJECTS, PROGRAM, SPEC, Kind
 from throughtime.compiler.llvm.product import LINE
 from throughtime.compiler.llvm.values import I64, Num, Truth, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame
+
+TEXTS: Final = 2
+"""That stand in the table."""
 
 STRIDES: Final = SPEC.index("stride0") - SPEC.index("size0")
 
@@ -60,6 +63,14 @@ class Torch:
         """One of the texts behind the functions."""
         return self._e.word(self._table, len(ASKED) + 1 + which)
 
+    def objects(self) -> Frame:
+        """What is known of objects of Python, behind the texts."""
+        return Frame(self._e, self._table + 8 * (len(ASKED) + 1 + TEXTS), OBJECTS)
+
+    def given(self, name: str, *arguments: Num | int) -> Num:
+        """What a function returns that gives an address, or a whole number."""
+        return self._called(name, I64, arguments)
+
     def fail(self, text: Num) -> None:
         """Raise an error, which passes through this function: it must have nothing to give back."""
         self._e.function.attributes.add("uwtable")
@@ -76,7 +87,7 @@ class Torch:
 
     def allocate(self, bytes: Num) -> Num:
         """The address of new memory, no tensor; 0 if there is none."""
-        return self._called("malloc", I64, (bytes,))
+        return self.given("malloc", bytes)
 
     def free(self, address: Num) -> None:
         """Give such memory back."""

@@ -46,15 +46,17 @@ class Emit:
         kind: the numbers it computes with.
         arguments: names of its arguments, whole numbers all; `self.args` holds them by name.
         internal: whether only functions of the module call it.
+        gives: whether it returns a whole number.
     """
 
     def __init__(
         self, module: ir.Module, name: str, kind: Kind, arguments: Sequence[str],
-        internal: bool = False,
+        internal: bool = False, gives: bool = False,
     ) -> None:  # fmt: skip
         self.module = module
         self.kind = kind
-        self.function = ir.Function(module, ir.FunctionType(VOID, [I64] * len(arguments)), name)
+        function_type = ir.FunctionType(I64 if gives else VOID, [I64] * len(arguments))
+        self.function = ir.Function(module, function_type, name)
         self.function.linkage = "internal" if internal else ""
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.args = {
@@ -205,9 +207,12 @@ class Emit:
         """A function that this module does not hold, by its address."""
         return _Function(self.pointer(address), ir.FunctionType(result, arguments))
 
-    def done(self) -> Emit:
-        """The function, finished."""
-        self.b.ret_void()
+    def done(self, result: Num | None = None) -> Emit:
+        """The function, finished, with what it returns."""
+        if result is None:
+            self.b.ret_void()
+        else:
+            self.b.ret(result.value)
         return self
 
 

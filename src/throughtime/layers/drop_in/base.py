@@ -224,8 +224,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         result = self._short.run(self, x, start)
         if result is None:
             return None
-        y, final = result
-        return y, (tuple(final) if several else final[0])
+        return result[0], (tuple(result[1:]) if several else result[1])
 
     def enter(self, x: Any, state: Any = None, **options: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' layout; and the way back."""
