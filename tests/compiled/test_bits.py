@@ -160,7 +160,7 @@ def test_gradients_of_one_step_have_their_bits_packed_and_in_place(
     cases = {
         Sizes(1, 1, 150, 130, 2): "state", Sizes(1, 1, 128, 7): "plain",
         Sizes(1, 2, 64, 32): "plain", Sizes(1, 13, 67, 70): "state",
-        Sizes(1, 64, 33, 65, 2): "no_bias",
+        Sizes(1, 64, 33, 65, 2): "no_bias", Sizes(1, 3, 67, 66): "masked",
     }  # fmt: skip
     for sizes, form in cases.items():
         call, wanted = random_call(cell, dtype, sizes, form), []

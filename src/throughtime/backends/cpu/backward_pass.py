@@ -72,6 +72,12 @@ class Asked(NamedTuple):
     adds: bool
 
     @property
+    def wanted(self) -> dict[str, int]:
+        """Words that say what is asked for."""
+        wants = {"wants_x": self.x, "wants_weights": self.weights, "wants_start": self.start}
+        return {name: int(v) for name, v in (wants | {"adds": self.adds}).items()}
+
+    @property
     def given(self) -> tuple[str, ...]:
         """Words of a direction that are addresses of what the call makes."""
         chains = ("d_bias",) if self.adds else ()
@@ -185,11 +191,9 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     plane = rows * shape.H_row
     common = common_words(
         shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
-        scratch=arena.reserve(shape.team.threads * side),
-        d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
-        wants_start=int(asked.start), **lies_backward(shape),
-        reads_y=int(plan.reads_output), adds=int(asked.adds), unpadded=int(unpadded),
-        clip=CallAddress("clip"),
+        scratch=arena.reserve(shape.team.threads * side), d_y=CallAddress("d_y"),
+        reads_y=int(plan.reads_output), unpadded=int(unpadded), clip=CallAddress("clip"),
+        **asked.wanted, **lies_backward(shape),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)

@@ -206,7 +206,7 @@ def lies_backward(shape: Shape) -> dict[str, int]:
     writes columns of U that are in two panels.
     """
     plan, widths = shape.plan, shape.widths
-    if not is_in_place(plan, shape.rows.T, shape.rows.B):
+    if plan.computed or not is_in_place(plan, shape.rows.T, shape.rows.B):
         return {"W_lies": 0, "U_lies": 0}
     W = bool(plan.with_a) and _ends_with_panel(shape, shape.I)
     runs = runs_of(shape, plan.phases[0])

@@ -52,7 +52,7 @@ class Gradient(NamedTuple):
     """The gradient by a matrix.
 
     Attributes:
-        to: where it grows, in whole vectors.
+        to: where it grows.
         cut: where it goes when it is done; 0: nowhere.
         width: lines of each sum.
         row, K: bytes of a line as it grows, and its numbers.
@@ -154,8 +154,7 @@ def _weights(
             e.call(
                 column_product, **e.passed_on("block", "thread"), start=source,
                 start_row=source_row, A=A, A_step=A_step, B=own, B_step=block_step, K=rows[2],
-                C=address, C_row=row, rows=stop - start,
-                vectors=(row + (e.kind.size - 1)) // e.kind.size,
+                C=address, C_row=row, rows=stop - start, vectors=blocks_of(e, matrix.K),
             )  # fmt: skip
             _cut(e, c, cut, matrix, before, stop - start)
 
