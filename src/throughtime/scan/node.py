@@ -25,7 +25,6 @@ from torch import Tensor
 
 from throughtime.backends.call import is_watched
 from throughtime.backends.cpu.look import find_extent
-from throughtime.backends.cpu.schedule import is_shared
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way
 from throughtime.backends.cpu.short_backward import Back
 from throughtime.compiler.llvm.abi import GRADIENT_STACK, MOST_TENSORS, PROGRAM
@@ -43,6 +42,9 @@ from throughtime.torch_private import has_saving_hooks
 
 MOST_BYTES: Final = 1 << 16
 """Of the outputs of a call that goes this way: they are copied, since a user may change them."""
+
+MOST_KEPT: Final = 1 << 18
+"""Of what its forward pass keeps: larger memory is worth keeping from call to call."""
 
 KINDS: Final = 64
 """Of backward passes: which of four gradients are wanted, and which of two are given."""
@@ -168,10 +170,9 @@ def carriers_of(
     if len(ways) == 1:
         recorded = Recorded(ways[0])
         carry = partial(seen, recorded.record)
-        return ways, TorchNode(recorded, carry).carry if _suits(ways[0], x) else carry
+        return ways, TorchNode(recorded, carry).carry if _suits(ways[0]) else carry
     carry = partial(seen, RecordedStack(ways, parts, finals).record)
-    inputs = [x, *(x.new_empty(way.y) for way in ways[:-1])]
-    if (own or not given) and all(map(_suits, ways, inputs)):
+    if (own or not given) and all(map(_suits, ways)):
         alone = ways if own else _ways(layers, layout, x, keep, given, True)
         if alone is not None:
             each = [Recorded(way) for way in alone]
@@ -210,14 +211,15 @@ def _ways(
     return ways
 
 
-def _suits(way: Way, x: Tensor) -> bool:
+def _suits(way: Way) -> bool:
     """Whether torch's node may carry a call: plain, small, on one thread, of two states at most."""
     layer, layout = way.layer, way.layout
-    if layer.D > 1 or layout.sizes is not None or is_shared(2 * layer.work(layout, x)):
+    if layer.D > 1 or layout.sizes is not None or way.shared > 1:
         return False
     few = len(layer.widths) < 3 and 2 * len(layer.parameters) + 16 < MOST_TENSORS
-    small = torch.Size(way.y).numel() * layer.bytes <= MOST_BYTES
-    return few and small and way.small and register(gradients_of)
+    rooms = (way.y, MOST_BYTES), (way.saved, MOST_KEPT)
+    small = all(torch.Size(shape).numel() * layer.bytes <= most for shape, most in rooms)
+    return few and small and register(gradients_of)
 
 
 def _functions(ways: Sequence[Way], x: Tensor, given: bool, own: bool) -> list[Carry] | None:
@@ -373,7 +375,7 @@ def _learn(
 ) -> None:  # fmt: skip
     """Let the kernel carry backward passes like one that Python has just carried."""
     back = recorded.backward.prepared(d_results, needs)
-    if back is None or back.shared or program[1] != program.ctypes.data:
+    if back is None or back.shared > 1 or program[1] != program.ctypes.data:
         return
     given = [v for v in d_results if v is not None]
     states = len(needs) - 1 - len(recorded.way.layer.parameters)

@@ -311,7 +311,7 @@ class Way(NamedTuple):
         finals: of each final state; of one step, all but the first, which is the output.
         saved: of what is kept for the backward pass; () in inference.
         small: whether that is no more than the C library keeps by itself.
-        shared: by how many threads, all that there are; 0 of work too small to be shared.
+        shared: how many threads there are, if it or a backward pass after it is shared; else 0.
     """
 
     layer: ShortLayer
@@ -350,10 +350,10 @@ def find_way(
         given: whether states to start from are.
         place, count: of this layer, and how many share their tensors of states.
     """
-    B, D, shared = layout.B, layer.D, is_shared(layer.work(layout, x))
+    B, D, work = layout.B, layer.D, layer.work(layout, x)
     call = layer.call(layout, x)
     many = layer.weights >= LEAST_NUMBERS and layout.lines <= MOST_ROWS
-    if shared and many and not (keep or is_in_place(plan_of(call), layout.T, B)):
+    if is_shared(work) and many and not (keep or is_in_place(plan_of(call), layout.T, B)):
         return None
     team = forward_team(plan_of(call), call, layout.lines, B)
     template, shape, _ = template_for(layer.key(layout, x, team), keep, False)
@@ -376,7 +376,8 @@ def find_way(
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
     small = math.prod(saved) * layer.bytes < LEAST_BYTES
     y = *layout.lead, D * layer.widths[0]
-    return Way(layer, layout, region, y, finals, saved, small, team.threads * shared)
+    shared = threads.available() * is_shared(2 * work if keep else work)
+    return Way(layer, layout, region, y, finals, saved, small, shared)
 
 
 def prepare(
