@@ -132,9 +132,8 @@ COMMON_WORDS: Final = {
     "state_widths": "units of each state",
     "unit_widths": "units of every width that the cell's code knows, then its numbers",
     # the cell
-    "sums": "how many sums a step has",
-    "with_a": "how many of them have x; they come first",
-    "states": "how many states",
+    "states": "how many states", "sums": "how many sums a step has",
+    "with_a": "how many of these have x; they come first",
     "unit_parameters": "how many parameters of one number a unit",
     "panel": "unit blocks in a panel of the last phase",
     "widest": "vectors of its widest tile, and of the widest of a matrix as it lies",
@@ -202,8 +201,7 @@ DIRECTION_WORDS: Final = {
     "bias": "where the chain of each sum starts",
     "unit_values": "the parameters of one number a unit, padded",
     # for each sum
-    "gate_a": "its gate's number in W; -1: none",
-    "gate_u": "its gate's number in its matrix; -1: none",
+    "gate_a": "its gate's number in W; -1: none", "gate_u": "in its matrix, likewise",
     "gate_last": "of the sums of the last phase, the same",
     "matrix_last": "of these, which matrix",
     # states
