@@ -374,8 +374,7 @@ def find_way(
     region = ShortRegion(template, shape.code.region, team, places, 2, layer.names, aside)
     region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
-    small = math.prod(saved) * layer.bytes < LEAST_BYTES
-    y = *layout.lead, D * layer.widths[0]
+    y, small = (*layout.lead, D * layer.widths[0]), math.prod(saved) * layer.bytes < LEAST_BYTES
     shared = threads.available() * is_shared(2 * work if keep else work)
     return Way(layer, layout, region, y, finals, saved, small, shared)
 
