@@ -181,17 +181,18 @@ def test_steps_have_the_bits_of_the_whole(name: str, dtype: torch.dtype) -> None
 
 
 def test_a_large_step_that_is_recorded_is_torchs_kernel_and_says_so() -> None:
-    theirs = torch.nn.LSTMCell(320, 320)
+    theirs = torch.nn.LSTMCell(160, 160)
     ours = throughtime.from_torch(theirs)
-    assert ours.explain(9) == (
-        "torch\n  not cpu: one step of 180,000 weights a gate or more, while gradients are "
-        "recorded, is no sooner done by compiled code"
+    assert ours.explain(33) == (
+        "torch\n  not cpu: one step of more than 32 rows and of 45,000 weights a gate or more, "
+        "while gradients are recorded, is sooner done by torch's kernel"
     )
-    x = torch.randn(9, 320)
+    x = torch.randn(33, 160)
     assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
     with torch.no_grad():
-        assert ours.explain(9) == ours.explain(300) == "cpu"
-    assert throughtime.LSTMCell(256, 256).explain(9) == "cpu"  # 131,584 a gate
+        assert ours.explain(33) == ours.explain(300) == "cpu"
+    assert ours.explain(32) == "cpu"
+    assert throughtime.LSTMCell(128, 128).explain(33) == "cpu"  # 32,896 a gate
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])

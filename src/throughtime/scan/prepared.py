@@ -151,7 +151,7 @@ class ShortWay:
         keep = records and any(v.requires_grad for v in tensors)
         finals = () if self.own_states else tuple(shapes[layout.single :])
         own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
-        if layer.backend == "auto" and is_large_step(layer, layout.T):
+        if layer.backend == "auto" and is_large_step(layer, layout.T, layout.B):
             carriers = self._by_torch(layers[0], x, len(names))
         else:
             form = layers, layout, x, keep, state

@@ -266,12 +266,12 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
     def _takes_stack(self, x: Tensor) -> bool:
         """Whether torch's kernel takes the call; it needs a time step, cuDNN a short h."""
-        steps = x.shape[1 if self.batch_first else 0]
+        steps, rows = x.shape[:2][:: -1 if self.batch_first else 1]
         if not carries_stack(self.backend) or not steps:
             return False
         if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
             # Tracing writes one operator of torch's for all layers.
-            return is_traced() or (x.dim() == 3 and is_large_step(self, steps))
+            return is_traced() or (x.dim() == 3 and is_large_step(self, steps, rows))
         return not (x.is_cuda and self.proj_size > self.hidden_size)
 
     @property
@@ -290,7 +290,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         """
         check_counts(steps=steps, batch=batch)
         like = next(iter(self._parameters.values()), None)
-        if is_large_step(self, steps) and not any(kinds.values()) and like is not None:
+        if is_large_step(self, steps, batch) and not any(kinds.values()) and like is not None:
             lead = (batch, steps) if self.batch_first else (steps, batch)
             if self.backend == "auto" and self._takes_stack(like.new_zeros(*lead, self.input_size)):
                 choice = Choice("torch", {"cpu": ONE_LARGE_STEP})

@@ -152,7 +152,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Whether torch's own kernel takes the call; with "auto", where nothing is compiled."""
         if not carries_stack(self.backend):
             return False
-        if self.backend != "auto" or is_traced() or is_large_step(self, 1):
+        if self.backend != "auto" or is_traced() or is_large_step(self, 1, len(x)):
             return True
         return cpu.refuses_cell(self.cell, x) is not None
 
