@@ -40,6 +40,7 @@ from throughtime.backends.cpu.products import (
     set_runs,
 )
 from throughtime.backends.cpu.schedule import (
+    FAR_BYTES,
     backward_team,
     part_address,
     plan_of,
@@ -84,8 +85,9 @@ class Asked(NamedTuple):
         return ("d_x", "d_inputs", "norms", *chains)
 
 
-LEAST_ROWS = 128
-"""Rows of a block, so that sums over them are worth reading and writing the weight gradients."""
+LEAST_ROWS, LEAST_ROWS_FAR = 128, 384
+"""Rows of a block, so that sums over them are worth reading and writing the weight gradients; and
+where no second-level cache holds these."""
 
 
 def run(
@@ -267,7 +269,9 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     """Steps of a block, and bytes of what one direction works in."""
     plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
-    block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, LEAST_ROWS)
+    matrices = len(plan.with_a) * shape.H * I_row + shape.widths.recurrent * shape.code.kind.bytes
+    least = LEAST_ROWS_FAR if matrices > FAR_BYTES else LEAST_ROWS
+    block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, least)
     count, lies = block * rows.B, lies_backward(shape)
     return block, {
         "U_back": 0 if lies["U_lies"] else packed_backward(shape),
