@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -24,6 +25,7 @@ from throughtime.cell.layout import find_fitting_size, parameter_shapes
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.scan import scan
 from throughtime.scan.operator import flatten, unflatten
+from throughtime.scan.prepared import ShortStep, ShortWay
 
 CELLS: Final[list[Cell]] = [
     *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None),
@@ -280,3 +282,12 @@ def on_leaves(call: Call) -> Call:
 def with_x(call: Call, x: Tensor) -> Call:
     """The call on another input."""
     return call._replace(x=x)
+
+
+@contextmanager
+def long_way() -> Iterator[None]:
+    """Inside, no call goes the short way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortWay, "run", lambda *_: None)
+        patch.setattr(ShortStep, "step", lambda *_: None)
+        yield

@@ -26,6 +26,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.testing import assert_close
 
 import throughtime
+from tests.compiled.calls import long_way
 from tests.scan.calls import Names
 from throughtime import Recurrent, cells
 from throughtime.backends.cpu.short import ShortRegion
@@ -34,7 +35,7 @@ from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
 from throughtime.scan import node
 from throughtime.scan.kernels import register
-from throughtime.scan.prepared import ShortStep, ShortWay
+from throughtime.scan.prepared import ShortWay
 
 pytestmark = [
     pytest.mark.skipif(
@@ -59,15 +60,6 @@ def flat(value: Any) -> list[Tensor]:
 def same(found: Any, wanted: Any) -> None:
     for v, w in zip(flat(found), flat(wanted), strict=True):
         assert v.shape == w.shape and v.stride() == w.stride() and torch.equal(v, w)
-
-
-@contextmanager
-def long_way() -> Iterator[None]:
-    """Inside, no call goes the short way."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShortWay, "run", lambda *_: None)
-        patch.setattr(ShortStep, "step", lambda *_: None)
-        yield
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
+from tests.compiled.calls import long_way
 from throughtime import torch_private
 from throughtime.backends.cpu.stream.memory import PackedMatrix, Packs
 from throughtime.cells import Cell, available
@@ -29,21 +30,13 @@ from throughtime.compiler.trace import trace
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
 from throughtime.scan import prepared as short
-from throughtime.scan.prepared import ShortLayers, ShortStep, ShortWay
+from throughtime.scan.prepared import ShortLayers
 
 KINDS = ["RNN", "GRU", "LSTM"]
 OPTIONS: list[dict[str, Any]] = [
     {}, {"bidirectional": True}, {"num_layers": 2}, {"batch_first": True}, {"bias": False},
     {"num_layers": 2, "bidirectional": True, "batch_first": True, "dtype": torch.float64},
 ]  # fmt: skip
-
-
-@contextmanager
-def long_way() -> Iterator[None]:
-    """Inside, no call goes the short way."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShortWay, "run", lambda *_: None)
-        yield
 
 
 @contextmanager
@@ -197,8 +190,7 @@ def test_single_steps(kind: str, shape: tuple[int, ...], given: bool) -> None:
     cell, x = getattr(throughtime, f"{kind}Cell")(3, 5), torch.randn(shape)
     hx = [torch.randn(*shape[:-1], 5) for _ in range(2)]
     state = (tuple(hx) if kind == "LSTM" else hx[0]) if given else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShortStep, "step", lambda *_: None)
+    with long_way():
         wanted = step(cell, x, state)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("throughtime.layers.drop_in.cells.scan", None)

@@ -33,8 +33,9 @@ LARGE_STEP, MANY_ROWS = 45_000, 32
 """Weights of a gate from which, and rows above which, "auto" leaves one single step in training to
 torch's kernel.
 
-Up to as many rows compiled code reads the weights as they lie, forward and back, and is as fast or
-faster; more of them keep it busy with what a second step would pay.
+Up to as many rows compiled code reads the weights as they lie, forward and back: on one thread it
+is as fast or faster, and has 0.84 to 1.5 of the speed of torch's on two, at 150 to 256 units. More
+rows keep it busy with what a second step would pay.
 """
 
 ONE_LARGE_STEP = (

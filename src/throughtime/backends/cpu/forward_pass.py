@@ -197,7 +197,8 @@ def _scratch(shape: Shape, arena: Arena, in_place: bool) -> dict[str, Any]:
     chains = own.reserve(high * vectors * shape.code.kind.size + lines)
     kind, widest = shape.code.kind, max(shape.I, shape.H)
     vectors = -(-chunk // kind.lanes) * widest + kind.lanes  # the last square may lie beyond
-    turned = own.reserve(vectors * kind.size if in_place else 0)
+    turns = in_place and min(chunk, kind.lanes) > shape.code.tiles.line_height
+    turned = own.reserve(vectors * kind.size if turns else 0)
     return {
         "block_steps": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
         "turned": int(turned),

@@ -33,7 +33,7 @@ LINE: Final = 64
 MANY: Final = 4
 """Panels of columns from which on it pays to put the rows of a tile side by side."""
 
-AT_ONCE: Final = 64
+NEAR_LINES: Final = 64
 """Lines of a matrix as it lies whose part in a panel the nearest cache holds."""
 
 NEAR_BYTES: Final = 1 << 20
@@ -123,7 +123,7 @@ def write_transposed_product(module: ir.Module, kind: Kind) -> Emit:
     line = g["columns"] * kind.bytes
     with parts_of(e, (line + kind.size - 1) // kind.size, c["widest"]) as (first, V):
         column = (first * kind.size).least(line - V * kind.size)
-        with e.loop(g["parts"]) as q, e.loop(g["K"], step=AT_ONCE) as k:
+        with e.loop(g["parts"]) as q, e.loop(g["K"], step=NEAR_LINES) as k:
             source = g["B"] + (e.word(g["gate"], q.index).most(0) * g["K"] + k.index) * line
             A = g["A"] + g["A_part"] * q.index + k.index * kind.bytes
             begins = (q.index + k.index).compare("==", 0)
@@ -133,7 +133,7 @@ def write_transposed_product(module: ir.Module, kind: Kind) -> Emit:
                     e.word(c["tiles"], V * PLACES + R), TILE, start=where(begins, start, C),
                     start_row=where(begins, g["start_row"], g["C_row"]), places=c["flat"],
                     A=A + g["A_row"] * row, A_part=0, B=source + column, B_step=line, parts=1,
-                    K=(g["K"] - k.index).least(AT_ONCE), C=C, ahead=C, ahead_step=0,
+                    K=(g["K"] - k.index).least(NEAR_LINES), C=C, ahead=C, ahead_step=0,
                     **e.passed_on("A_row", "C_row"),
                 )  # fmt: skip
     return e.done()
