@@ -17,19 +17,31 @@ from llvmlite import ir
 
 from tests.compiler.by_hand import WAIT, host, said
 from throughtime.compiler.llvm.abi import COMMON, Kind
-from throughtime.compiler.llvm.loops.team import write_move_apart
+from throughtime.compiler.llvm.library import team_caller
+from throughtime.compiler.llvm.loops.team import (
+    LONGEST,
+    LONGEST_PAUSE,
+    MOST_KEPT,
+    write_move_apart,
+)
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime import jit, machine, threads
 
 BLOCK = """
-import ctypes, os, threading, torch
+import ctypes, dataclasses, os, threading, torch
+from throughtime.compiler.llvm.library import team_caller
 from throughtime.compiler.runtime import jit; from throughtime.compiler.runtime import threads
-threads.usable, threads._now = lambda: 64, lambda: 0.0
-found = threads.runtime()
+threads.usable = lambda: 64
+on_team = team_caller(host())
+clock = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(
+    lambda _, to: int(ctypes.memset(to, 0, 16) is None))  # it stands still: no team is ever late
+stopped = ctypes.cast(clock, ctypes.c_void_p).value
+found = dataclasses.replace(threads.runtime(), clock_gettime=stopped)
+threads.runtime = lambda: found
 record = jit.load("record", lambda: RECORD, host()).address("record")
 def team(asked, release_gil=True):
     block = (ctypes.c_int64 * 19)(found.omp_get_thread_num, found.omp_get_num_threads)
-    threads.caller(record, asked, release_gil, 0)(ctypes.addressof(block))
+    threads.caller(record, asked, release_gil, 1e6, on_team)(ctypes.addressof(block))
     return block[2], *(n for n in block[3:] if n)
 """
 
@@ -45,7 +57,7 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("release_gil", [False, True])
 def test_a_region_runs_once_on_every_thread(release_gil: bool) -> None:
-    code = f"print([team(n, {release_gil}) for n in (1, 2, 3, 1)])"
+    code = f"torch.set_num_threads(3); print([team(n, {release_gil}) for n in (1, 2, 3, 1)])"
     assert said(BLOCK + code).strip() == "[(1, 1), (2, 2, 2), (3, 3, 3, 3), (1, 1)]"
 
 
@@ -83,84 +95,127 @@ def test_there_are_no_more_threads_than_cores_that_may_be_used(
     threads._quota.cache_clear()
 
 
-def pause_of(gain: threads.Gain, now: float) -> float:
-    """Milliseconds of calls that go alone, in calls of one each."""
-    spent = 0
-    while gain.is_lost(now):
-        gain.pay(0.001)
-        spent += 1
-    return spent
+class Calls:
+    """Calls of a function on a team, where the clock shows what is said.
+
+    Attributes:
+        clock: seconds.
+        takes: seconds that a team takes, and that the function takes alone.
+        asked: for how many threads, call by call.
+        free, forked, inside: what is said of the process.
+        shared: what is called.
+        gain: what is known of all teams.
+    """
+
+    def __init__(self, predicted_us: float, gain: array[int] | None = None) -> None:
+        self.clock, self.takes, self.asked = 10.0, (0.001, 0.0015), list[int]()
+        self.free, self.forked, self.inside = 2, False, False
+        self.shared = threads.Shared(0, 2, False, predicted_us, team_caller(host()))
+        self.gain = array("q", threads.GAIN.values()) if gain is None else gain
+        whole, address, number = ctypes.c_int, ctypes.c_int64, ctypes.c_uint
+        self._held = {
+            "function": ctypes.CFUNCTYPE(None, address)(lambda _: self._take(1)),
+            "GOMP_parallel": ctypes.CFUNCTYPE(None, address, address, number, number)(
+                lambda *given: self._take(given[2])
+            ),
+            "omp_get_max_threads": ctypes.CFUNCTYPE(whole)(lambda: self.free),
+            "omp_in_parallel": ctypes.CFUNCTYPE(whole)(lambda: int(self.inside)),
+            "getpid": ctypes.CFUNCTYPE(whole)(lambda: os.getpid() + self.forked),
+            "clock_gettime": ctypes.CFUNCTYPE(whole, whole, address)(self._tell),
+        }
+        words = {name: address_of(function) for name, function in self._held.items()}
+        for name, word in {**words, "gain": self.gain.buffer_info()[0]}.items():
+            self.shared._words[threads.CALL.index(name)] = word
+
+    def _take(self, count: int) -> None:
+        self.asked.append(count)
+        self.clock += self.takes[count == 1]
+
+    def _tell(self, clock: int, to: int) -> int:
+        assert clock == time.CLOCK_MONOTONIC
+        seconds = (ctypes.c_int64 * 2).from_address(to)
+        seconds[0], seconds[1] = divmod(round(self.clock * 1e9), 10**9)
+        return 0
+
+    def add(self, seconds: float) -> None:
+        """A call by a team that gains so much, or loses it."""
+        self.shared._words[threads.CALL.index("best")] = threads.EVER
+        self.shared._words[threads.CALL.index("best_alone")] = 10**11
+        self.takes = (100.0 - seconds, 1e-3)
+        self.shared(0)
+        self.clock -= self.takes[0]
+        assert self.asked[-1] == 2
+
+    def pause(self) -> int:
+        """Milliseconds of calls that go alone, in calls of one each."""
+        self.takes, self.asked[:] = (0.0, 1e-3), []
+        begun = self.clock
+        while True:
+            self.shared(0)
+            self.clock = begun
+            if self.asked[-1] > 1:
+                return len(self.asked) - 1
+
+
+FIRST, PAUSE = (threads.GAIN[name] / 1e9 for name in ("kept", "pause"))
 
 
 def test_teams_that_lose_are_not_asked_for_a_while() -> None:
-    gain = threads.Gain()
-    first, most = threads.KEPT
-    gain.add(first / 2, 0.0)
-    gain.add(-first, 1.0)  # one call that waited
-    assert pause_of(gain, 1.0) == 0
+    calls = Calls(100)
+    calls.add(FIRST / 2)
+    calls.add(-FIRST)  # one call that waited
+    assert calls.gain[0] == pytest.approx(1e9 * FIRST / 2, abs=1e3)
     pauses = []
-    for now in range(10, 20):
-        gain.add(-first, now)  # one is enough after a pause
-        pauses.append(pause_of(gain, now))
-        gain.add(first / 10, now)  # a team that gains once does not end it
-        gain.add(-first / 10, now)
-    assert pauses[0] == pytest.approx(1e4 * first, abs=1) and pauses == sorted(pauses)
-    assert pauses[-1] == pytest.approx(1e3 * threads.PAUSES[1], abs=1)
-    for _ in range(100):
-        gain.add(1.0, 30.0)
-    lost = 0.0
-    while not gain.is_lost(40.0):  # what was gained in a hundred seconds is kept up to a bound
-        gain.add(-0.001, 40.0)
-        lost += 0.001
-    assert lost == pytest.approx(most, abs=0.002)
-    assert pause_of(gain, 40.0) == pytest.approx(1e3 * threads.PAUSES[0], abs=1)
+    for _ in range(10):
+        calls.add(-2 * FIRST)  # one is enough after a pause
+        begun = calls.clock
+        pauses.append(calls.pause())
+        calls.clock = begun + 100.0
+        calls.gain[0] = 0
+    assert pauses[0] == pytest.approx(2e4 * FIRST, abs=1) and pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE / 1e6, abs=1)
+    calls.add(1.0)  # what is gained is kept up to a bound, and makes pauses short again
+    assert calls.gain[0] == MOST_KEPT
+    calls.add(-1.01 * MOST_KEPT / 1e9)
+    assert calls.pause() == pytest.approx(1e4 * 1.01 * MOST_KEPT / 1e9, abs=1)
+    assert calls.gain[1] == 2 * threads.GAIN["pause"]
 
 
 def test_a_pause_of_rare_calls_ends_by_the_clock() -> None:
-    gain = threads.Gain()
-    gain.add(-2 * threads.KEPT[0], 10.0)
-    longest = threads.LONGEST * 20 * threads.KEPT[0]
-    assert gain.is_lost(10 + 0.99 * longest) and not gain.is_lost(10 + 1.01 * longest)
+    calls = Calls(100)
+    calls.add(-2 * FIRST)
+    longest, begun = LONGEST * 20 * FIRST, calls.clock + 100 + 2 * FIRST
+    for share, wanted in ((0.99, 1), (1.01, 2)):
+        calls.clock, calls.takes = begun + share * longest, (0.0, 0.0)
+        calls.shared(0)
+        assert calls.asked[-1] == wanted
 
 
-def test_while_teams_lose_a_call_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, slow, asked = [0.0], [0.001], list[int]()
-
-    def team(_: int, argument: int, count: int, flags: int) -> None:
-        asked.append(count)
-        clock[0] += slow[0]
-
-    def by_one(argument: int) -> None:
-        asked.append(1)
-        clock[0] += 0.0015
-
-    monkeypatch.setattr(threads, "_team", lambda _: team)
-    monkeypatch.setattr(threads, "alone", lambda *_: by_one)
-    monkeypatch.setattr(threads, "_now", lambda: clock[0])
-    monkeypatch.setattr(threads, "_gain", threads.Gain())
-    call = threads.caller(0, 2, True, 2000)
+def test_while_teams_lose_a_call_goes_alone() -> None:
+    calls = Calls(2000)
     for wait, share in ((0.001, 0), (0.008, 0.9), (0.001, 0)):
-        slow[0], asked[:] = wait, []
+        calls.takes, calls.asked[:] = (wait, 0.0015), []
         for _ in range(2000):
-            call(0)
-        assert abs(asked[1000:].count(1) / 1000 - share) <= 0.1
+            calls.shared(0)
+        assert abs(calls.asked[1000:].count(1) / 1000 - share) <= 0.1
 
 
-def test_a_wrong_prediction_costs_one_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, asked = [0.0], list[int]()
-
-    def take(count: int, seconds: float) -> None:
-        asked.append(count)
-        clock[0] += seconds
-
-    monkeypatch.setattr(threads, "_team", lambda _: lambda *given: take(given[2], 0.1))
-    monkeypatch.setattr(threads, "alone", lambda *_: lambda _: take(1, 0.15))
-    monkeypatch.setattr(threads, "_now", lambda: clock[0])
-    monkeypatch.setattr(threads, "_gain", threads.Gain())
-    call = threads.caller(0, 2, True, 1000)  # a millisecond, it says
+def test_a_wrong_prediction_costs_one_call_alone() -> None:
+    calls = Calls(1000)  # a millisecond, it says
+    calls.takes = (0.1, 0.15)
     for _ in range(100):
-        call(0)
-    assert asked == [2, 1, *[2] * 98]
+        calls.shared(0)
+    assert calls.asked == [2, 1, *[2] * 98]
+
+
+def test_there_is_no_team_where_it_would_hang_and_none_larger_than_torch_says() -> None:
+    calls = Calls(1000)
+    for change, wanted in (
+        ({}, 2), ({"free": 1}, 1), ({"free": 64}, 2), ({"inside": True}, 1), ({"forked": True}, 1),
+    ):  # fmt: skip
+        vars(calls).update({"free": 2, "inside": False, "forked": False} | change)
+        calls.shared(0)
+        assert calls.asked[-1] == wanted, change
 
 
 def test_the_threads_are_those_that_torch_has() -> None:
@@ -229,7 +284,7 @@ def test_inside_a_region_there_is_one_thread() -> None:
 torch.set_num_threads(2)
 seen = []
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: seen.append(threads.available()))
-threads.caller(ctypes.cast(function, ctypes.c_void_p).value, 2, True, 0)(0)
+threads.caller(ctypes.cast(function, ctypes.c_void_p).value, 2, True, 1e6, on_team)(0)
 print(seen, threads.available())
 """
     assert said(BLOCK + code).strip() == "[1, 1] 2"

@@ -157,6 +157,7 @@ def write_program(
     whole |= {name: len(lists[name]) for name in ("words", "in_arena", "in_block")}
     whole |= {"places": len(parts.places), "inputs": len(inputs), "outputs": len(outputs)}
     whole |= {"magic": MAGIC, "region": parts.function, "arena": parts.arena, **head}
+    whole["on_team"], whole["call"] = parts.team
     numbers = [0] * len(PROGRAM)
     for name, values in lists.items():
         whole[f"{name}_at"] = len(numbers)

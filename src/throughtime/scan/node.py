@@ -212,9 +212,9 @@ def _ways(
 
 
 def _suits(way: Way) -> bool:
-    """Whether torch's node may carry a call: plain, small, on one thread, of two states at most."""
+    """Whether torch's node may carry a call: plain, small, of two states at most."""
     layer, layout = way.layer, way.layout
-    if layer.D > 1 or layout.sizes is not None or way.shared > 1:
+    if layer.D > 1 or layout.sizes is not None:
         return False
     few = len(layer.widths) < 3 and 2 * len(layer.parameters) + 16 < MOST_TENSORS
     rooms = (way.y, MOST_BYTES), (way.saved, MOST_KEPT)
@@ -375,7 +375,7 @@ def _learn(
 ) -> None:  # fmt: skip
     """Let the kernel carry backward passes like one that Python has just carried."""
     back = recorded.backward.prepared(d_results, needs)
-    if back is None or back.shared > 1 or program[1] != program.ctypes.data:
+    if back is None or program[1] != program.ctypes.data:
         return
     given = [v for v in d_results if v is not None]
     states = len(needs) - 1 - len(recorded.way.layer.parameters)

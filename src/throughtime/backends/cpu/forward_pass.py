@@ -28,7 +28,6 @@ from throughtime.backends.cpu.products import (
     PackLayout,
     early_tiles,
     has_room,
-    is_in_place,
     layout_of,
     owner_of,
     packed,
@@ -38,6 +37,7 @@ from throughtime.backends.cpu.products import (
 )
 from throughtime.backends.cpu.schedule import (
     forward_team,
+    is_in_place,
     part_address,
     plan_of,
     steps_in_block,

@@ -28,10 +28,10 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
-from throughtime.backends.cpu.schedule import plan_of
+from throughtime.backends.cpu.schedule import is_in_place, plan_of
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.compiler.llvm.abi import RUN, WIDEST, part_sizes
-from throughtime.compiler.plan import Phase, Plan
+from throughtime.compiler.plan import Phase
 
 
 def set_runs(template: Template, words: list[int]) -> None:
@@ -133,9 +133,6 @@ def _matrix(shape: Shape, line: int) -> list[int]:
 PACKED: Final = ("W_pack", "U_pack", "U_early")
 """What weights are packed to, of one direction."""
 
-MOST_IN_PLACE: Final = 64
-"""Rows of a single step up to which weights are sooner multiplied where they lie than packed."""
-
 MOST_ROWS: Final = 512
 """Rows over all steps up to which packing is more than a hundredth of a call."""
 
@@ -189,14 +186,6 @@ class _Pack:
 
 
 _waiting: dict[int, _Pack] = {}  # by the parameter's id
-
-
-def is_in_place(plan: Plan, T: int, B: int) -> bool:
-    """Whether a call of T steps and B rows multiplies by weights as they lie, unpacked.
-
-    Squares of them are turned in registers, or rows in their place where these are more.
-    """
-    return T == 1 and B <= MOST_IN_PLACE and bool(plan.fused) and len(plan.phases) == 1
 
 
 def lies_backward(shape: Shape) -> dict[str, int]:

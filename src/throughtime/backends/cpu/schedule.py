@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +14,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.memory import fresh
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.abi import MOST_LANES
+from throughtime.compiler.llvm.library import team_caller
 from throughtime.compiler.passes import NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.runtime import machine, threads
@@ -96,11 +97,21 @@ def _longest(shape: tuple[int, int], blocks: int) -> int:
     return max((blocks - 1) * n + -(-n // MOST_LANES) * MOST_LANES for n in (lines, columns))
 
 
-FLOPS_PER_US = 60_000
-"""Of one core, for the prediction whether threads pay."""
+FLOPS_PER_US, PACKED_PER_US = 60_000, 10_000
+"""Of one core, for the prediction whether threads pay: operations, and bytes of weights packed."""
+
+STEP_FLOPS_PER_US, STEP_BYTES_PER_US = 120_000, 30_000
+"""The same of a single step by weights as they lie, of which it reads so many bytes."""
+
+STEP_US = 24
+"""Predicted microseconds from which more than one thread is asked for, of such a step.
+
+Its threads meet a few times, and one that waits for the next call slows the other down, where they
+share a core.
+"""
 
 PARALLEL_US = 200
-"""Predicted microseconds from which more than one thread is asked for.
+"""The same of other calls.
 
 A team that is awake starts in three. One that sleeps, as after a pause of the program, may take
 hundreds, when the system wakes a thread on the very core that waits for it.
@@ -138,6 +149,7 @@ class Team(NamedTuple):
         members: threads that share a chunk, at most.
         release_gil: whether other Python threads may run meanwhile.
         alone_us: predicted microseconds of one thread.
+        is_shared: whether the work is worth as many threads as there are.
     """
 
     threads: int
@@ -145,39 +157,45 @@ class Team(NamedTuple):
     members: int
     release_gil: bool
     alone_us: float
+    is_shared: bool
 
     @property
-    def how(self) -> tuple[int, bool, float]:
+    def how(self) -> tuple[int, bool, float, int]:
         """What `threads.caller` takes besides the function."""
-        return self.threads, self.release_gil, self.alone_us
+        on_team = team_caller(target()) if self.threads > 1 else 0
+        return self.threads, self.release_gil, self.alone_us, on_team
 
 
-def is_shared(flops: float) -> bool:
-    """Whether so much work is given to as many threads as there are."""
-    return flops > PARALLEL_US * FLOPS_PER_US
+class Work(NamedTuple):
+    """Of one thread in a pass: microseconds that it is predicted to take, and whether it is one
+    step by weights as they lie."""
+
+    us: float
+    is_step: bool
 
 
 def team_for(
-    flops: float, directions: int, rows: int, step_bytes: int = -1, chunk_rows: int = CHUNK_ROWS
+    work: Work, directions: int, rows: int, step_bytes: int = -1, chunk_rows: int = CHUNK_ROWS
 ) -> Team:
-    """The team for so much work.
+    """The team for some work.
 
     Args:
-        flops: of the whole call.
+        work: of one thread.
         directions: carried side by side.
         rows: of the batch.
         step_bytes: of the matrices that are read between two meetings of members; -1: none share a
-            chunk. It pays where reading takes longer than meeting.
+            chunk. It pays where reading takes longer than meeting; a step is mostly reading.
         chunk_rows: from how many rows on none do, while a second-level cache holds these bytes.
     """
-    free = threads.available() if is_shared(flops) else 1
-    shared = step_bytes >= SHARED_BYTES
+    is_shared = work.us > (STEP_US if work.is_step else PARALLEL_US)
+    free = threads.available() if is_shared else 1
+    shared = step_bytes >= (0 if work.is_step else SHARED_BYTES)
     least = FAR_ROWS if step_bytes > FAR_BYTES else chunk_rows
-    chunks = max(1, min(free // directions, rows // least if shared else rows))
+    most = 1 if shared and work.is_step else rows // least if shared else rows
+    chunks = max(1, min(free // directions, most))
     members = free // (chunks * directions) if shared else 1
-    alone_us = flops / FLOPS_PER_US
-    release = threads.worth_releasing(alone_us / free)
-    return Team(free, chunks, max(1, members), release, alone_us)
+    release = threads.worth_releasing(work.us / free)
+    return Team(free, chunks, max(1, members), release, work.us, is_shared)
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
@@ -193,23 +211,43 @@ def forward_team(plan: Plan, call: Call, rows: int, in_batch: int) -> Team:
     step_bytes = len(plan.with_u) * call.hidden_size**2 * call.x.element_size()
     if plan.computed or not plan.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
-    return team_for(flops_of(plan, call, rows), call.directions, in_batch, step_bytes)
+    work = predict(plan, call, rows, in_batch)
+    return team_for(work, call.directions, in_batch, step_bytes)
 
 
 def backward_team(plan: Plan, call: Call, rows: int, in_batch: int) -> Team:
     """The team of a backward pass, whose members meet twice in each phase of a step."""
-    widths, flops = widths_for(call.cell, call.hidden_size), 2 * flops_of(plan, call, rows)
+    widths, work = widths_for(call.cell, call.hidden_size), predict(plan, call, rows, in_batch, 2)
     step_bytes = widths.recurrent * call.x.element_size() // (1 + len(plan.computed))
     if any(blocks > 1 for blocks in widths.blocks):  # each is written over the next one's start
         step_bytes = -1
-    return team_for(flops, call.directions, in_batch, step_bytes, CHUNK_ROWS_BACK)
+    return team_for(work, call.directions, in_batch, step_bytes, CHUNK_ROWS_BACK)
 
 
-def flops_of(plan: Plan, call: Call, rows: int) -> float:
-    """Of the forward products, and some for the pointwise part."""
+def predict(plan: Plan, call: Call, rows: int, in_batch: int, passes: int = 1) -> Work:
+    """The work of forward products, some for the pointwise part, and the weights that are packed,
+    or read, so many times."""
     H, I = call.hidden_size, call.x.shape[-1]
-    products = 2.0 * (len(plan.with_a) * H * I + widths_for(call.cell, H).recurrent)
-    return (products + 100.0 * H) * rows * call.directions
+    weights = len(plan.with_a) * H * I + widths_for(call.cell, H).recurrent
+    flops, bytes = (2.0 * weights + 100.0 * H) * rows, weights * call.x.element_size()
+    is_step = is_in_place(plan, -(-rows // max(1, in_batch)), in_batch)
+    if is_step:
+        us = flops / STEP_FLOPS_PER_US + passes * bytes / STEP_BYTES_PER_US
+    else:
+        us = passes * (flops / FLOPS_PER_US + bytes / PACKED_PER_US)
+    return Work(us * call.directions, is_step)
+
+
+MOST_IN_PLACE: Final = 64
+"""Rows of a single step up to which weights are sooner multiplied where they lie than packed."""
+
+
+def is_in_place(plan: Plan, T: int, B: int) -> bool:
+    """Whether a call of T steps and B rows multiplies by weights as they lie, unpacked.
+
+    Squares of them are turned in registers, or rows in their place where these are more.
+    """
+    return T == 1 and B <= MOST_IN_PLACE and bool(plan.fused) and len(plan.phases) == 1
 
 
 def strides_of(v: Tensor, packed: bool) -> tuple[int, int]:

@@ -29,12 +29,12 @@ from throughtime.backends.cpu.look import (
 )
 from throughtime.backends.cpu.memory import LEAST_BYTES, fresh, give_back, take
 from throughtime.backends.cpu.operands import RaggedWords
-from throughtime.backends.cpu.products import LEAST_NUMBERS, MOST_ROWS, is_in_place
+from throughtime.backends.cpu.products import LEAST_NUMBERS, MOST_ROWS
 from throughtime.backends.cpu.schedule import (
     Team,
-    flops_of,
+    backward_team,
     forward_team,
-    is_shared,
+    is_in_place,
     matrix_names,
     plan_of,
 )
@@ -63,6 +63,7 @@ class RegionParts(NamedTuple):
 
     Attributes:
         function: its address.
+        team: that of what calls it on a team, and of what this knows of it; 0, 0: nothing does.
         words: as they are before a call; places of those that count from the arena's start and
             from the block's.
         arena: bytes that it works in.
@@ -70,6 +71,7 @@ class RegionParts(NamedTuple):
     """
 
     function: int
+    team: tuple[int, int]
     words: list[int]
     in_arena: list[int]
     in_block: list[int]
@@ -81,7 +83,7 @@ class ShortRegion:
     """A region called with tensors in an order agreed on once.
 
     Attributes:
-        is_brief: whether a call takes one thread and little room.
+        is_brief: whether a call takes little room.
         releases: whether other threads of Python may run meanwhile.
 
     Args:
@@ -101,7 +103,7 @@ class ShortRegion:
     ) -> None:  # fmt: skip
         words = template.places()
         self._template, self._address = template, function
-        self.is_brief = team.threads == 1 and template.arena_bytes <= BRIEF_BYTES
+        self.is_brief = template.arena_bytes <= BRIEF_BYTES
         self.releases = team.release_gil
         self._function = threads.caller(function, *team.how)
         self._weights, self._names = slice(first, first + len(weights)), tuple(weights)
@@ -163,7 +165,9 @@ class ShortRegion:
                 self.fix(name, address)
 
     def parts(self) -> RegionParts:
-        """Of a call on the calling thread."""
+        """Of a call by machine code."""
+        shared = self._function
+        team = (shared.on_team, shared.call) if isinstance(shared, threads.Shared) else (0, 0)
         template, words, arena = self._template, list(self._template.words), Arena()
         arena.bytes = template.arena_bytes
         in_arena = [*template.in_arena, *(place for place, _ in self._aside)]
@@ -173,7 +177,7 @@ class ShortRegion:
             words[place] = address
         places = [*self._places, *self._weight_places]
         return RegionParts(
-            self._address, words, in_arena, list(template.in_block), arena.bytes, places
+            self._address, team, words, in_arena, list(template.in_block), arena.bytes, places
         )
 
     def _new(self) -> CallBlock:
@@ -273,11 +277,6 @@ class ShortLayer:
         weights: tuple[dict[str, Tensor], ...] = ({},) * self.D
         return Call(self.cell, self.H, layout.long(x), weights, batch_sizes=layout.sizes)
 
-    def work(self, layout: BatchForm, x: Tensor) -> float:
-        """Operations of a forward pass."""
-        call = self.call(layout, x)
-        return flops_of(plan_of(call), call, layout.lines)
-
     def key(self, layout: BatchForm, x: Tensor, team: Team) -> Key:
         """Of a call that gives its outputs side by side."""
         row, packed = self.D * self.widths[0] * self.bytes, layout.sizes is not None
@@ -350,12 +349,12 @@ def find_way(
         given: whether states to start from are.
         place, count: of this layer, and how many share their tensors of states.
     """
-    B, D, work = layout.B, layer.D, layer.work(layout, x)
-    call = layer.call(layout, x)
+    B, D, call = layout.B, layer.D, layer.call(layout, x)
+    batch = plan_of(call), call, layout.lines, B
+    team, back = forward_team(*batch), backward_team(*batch)
     many = layer.weights >= LEAST_NUMBERS and layout.lines <= MOST_ROWS
-    if is_shared(work) and many and not (keep or is_in_place(plan_of(call), layout.T, B)):
+    if team.is_shared and many and not (keep or is_in_place(plan_of(call), layout.T, B)):
         return None
-    team = forward_team(plan_of(call), call, layout.lines, B)
     template, shape, _ = template_for(layer.key(layout, x, team), keep, False)
     planes, names = layer.planes(B), [p.word for p in layer.parameters]
     places = [("x", 0, 0), ("y", 1, 0), *((word, 2 + i, 0) for i, word in enumerate(names))]
@@ -375,7 +374,7 @@ def find_way(
     region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
     y, small = (*layout.lead, D * layer.widths[0]), math.prod(saved) * layer.bytes < LEAST_BYTES
-    shared = threads.available() * is_shared(2 * work if keep else work)
+    shared = threads.available() * (team.is_shared or (keep and back.is_shared))
     return Way(layer, layout, region, y, finals, saved, small, shared)
 
 

@@ -12,7 +12,7 @@ from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import cut_lines, shapes_for
 from throughtime.backends.cpu.look import all_within, find_extent, guard_all, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
-from throughtime.backends.cpu.schedule import backward_team, is_shared, plan_of
+from throughtime.backends.cpu.schedule import backward_team, plan_of
 from throughtime.backends.cpu.short import Place, ShortRegion, Way
 from throughtime.compiler.runtime.threads import available
 from throughtime.torch_private import Guard
@@ -140,7 +140,6 @@ class Derivative:
         """For tensors that were looked at."""
         layer, layout = self._way.layer, self._way.layout
         count = 1 + len(layer.parameters)
-        work = 2 * layer.work(layout, tensors[0])
         call = layer.call(layout, tensors[0])
         team = backward_team(plan_of(call), call, layout.lines, layout.B)
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
@@ -159,7 +158,7 @@ class Derivative:
         for old in list(self._backs)[: max(0, 1 + len(self._backs) - MOST_KINDS)]:
             self._backs.pop(old, None)
         cuts = (self._width, self._large) if needs[0] else (0, False)
-        shared = team.threads * is_shared(work)
+        shared = team.threads * team.is_shared
         self._backs[key] = Back(
             guard_all(tensors), count, extents, region, tuple(rooms), *cuts, order, shared
         )

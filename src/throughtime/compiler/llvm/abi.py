@@ -350,9 +350,9 @@ MAGIC: Final = 0x7468726F75676874  # a program's first number
 
 PROGRAM: Final = (
     "magic", "self", "region", "words", "words_at", "arena", "in_arena", "in_arena_at", "in_block",
-    "in_block_at", "places", "places_at", "inputs", "inputs_at", "outputs", "outputs_at",
-    "weights", "states", "dtype", "bytes", "copied", "backward_at", "d_x", "d_hx", "d_cx",
-    "d_weights", "cut_lines", "cut_line", "cut_row", "releases",
+    "in_block_at", "places", "places_at", "inputs", "inputs_at", "outputs", "outputs_at", "weights",
+    "states", "dtype", "bytes", "copied", "backward_at", "d_x", "d_hx", "d_cx", "d_weights",
+    "cut_lines", "cut_line", "cut_row", "releases", "on_team", "call",
 )  # fmt: skip
 """Numbers at the head of a program; `self` is its address. Lists stand behind them, each from its
 number `..._at` on: the block's words as they are before a call; places of those that count from the
@@ -360,7 +360,7 @@ arena and from the block; for each address a word, a tensor and bytes from its s
 tensor lies (SPEC). `arena` is the bytes that the region works in, `copied` the bytes of y.
 `backward_at` has the programs of backward passes, by what is wanted and given; `d_...` are numbers
 of outputs, -1 of none. Lines of the first output are cut to the gradient by x, where `cut_lines` is
-not 0. `releases`: whether other threads of Python may run meanwhile."""
+not 0. `releases`: whether other threads of Python may run. `on_team` takes a `call` of a team."""
 
 SPEC: Final = ("dim", "size0", "size1", "size2", "stride0", "stride1", "stride2", "extent")
 """How a tensor lies; its extent is bytes from its first number to behind its last one."""

@@ -172,6 +172,13 @@ def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int, narrow: bo
     return code.address(f"{name}_{vectors}_{rows}")
 
 
+@functools.cache
+def team_caller(target: Machine) -> int:
+    """Address of what calls a function on a team, or alone."""
+    kind = Kind(4, target.lanes(32))  # it computes nothing
+    return _load("team", kind, target, lambda modules: modules.team_module(kind)).address("on_team")
+
+
 def dispatcher_kernels(target: Machine) -> dict[str, int]:
     """Addresses of kernels of torch's dispatcher, and of the word that is to point to functions."""
     kind = Kind(4, target.lanes(32))  # they compute nothing

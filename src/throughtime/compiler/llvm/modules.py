@@ -141,6 +141,13 @@ def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:
     return module
 
 
+def team_module(kind: Kind) -> ir.Module:
+    """`on_team`: what calls a region on a team."""
+    module = ir.Module("team")
+    team.write_on_team(module, kind)
+    return module
+
+
 def kernels_module(kind: Kind) -> ir.Module:
     """`forward`, `backward` and their `table`: kernels of torch's dispatcher; and `carry`."""
     module = ir.Module("kernels")

@@ -269,4 +269,8 @@ def _call(e: Emit, p: ProgramFrame, block: Num, addresses: Num) -> None:
     with e.loop(p["places"]) as k:
         place, tensor, first = (e.word(places, k.index * 3 + i) for i in range(3))
         write(e, e.word(addresses, tensor) + first, block + place * 8)
-    e.call_at(p["region"], ("block",), block=block)
+    with e.split(p["on_team"].compare("==", 0)) as (alone, team):
+        with alone:
+            e.call_at(p["region"], ("block",), block=block)
+        with team:
+            e.call_at(p["on_team"], ("call", "argument"), call=p["call"], argument=block)

@@ -232,6 +232,10 @@ class Frame:
     def __getitem__(self, name: str) -> Num:
         return self._e.word(self._address, self._index[name])
 
+    def __setitem__(self, name: str, value: Num) -> None:
+        place = self._address + self._index[name] * 8
+        self._e.b.store(value.value, self._e.pointer(place))
+
 
 def common(e: Emit) -> Frame:
     """The common part, in a function whose first argument is `block`."""

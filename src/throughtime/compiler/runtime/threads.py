@@ -14,6 +14,7 @@ import ctypes
 import functools
 import os
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,10 @@ class Runtime:
     GOMP_parallel: int
     omp_get_thread_num: int
     omp_get_num_threads: int
+    omp_get_max_threads: int
     omp_in_parallel: int
+    getpid: int
+    clock_gettime: int
     sched_yield: int
     usleep: int
     sched_getcpu: int
@@ -126,13 +130,9 @@ def worth_releasing(predicted_us: float) -> bool:
     return predicted_us > 50
 
 
-def _prototype(release_gil: bool) -> Callable[..., Callable[..., Callable[..., None]]]:
-    return ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
-
-
 def caller(
-    function: int, threads: int, release_gil: bool, alone_us: float
-) -> Callable[[int], None]:
+    function: int, threads: int, release_gil: bool, alone_us: float, on_team: int = 0
+) -> Caller:
     """Runs `void function(void *argument)` once on every thread of a team, and waits for all.
 
     What is given is called with the argument's address, for calls that do the same work. It goes
@@ -144,107 +144,74 @@ def caller(
         threads: 1 runs on the calling thread, without the runtime; at most `available()`.
         release_gil: lets other Python threads run meanwhile; see `worth_releasing`.
         alone_us: microseconds that one thread is predicted to take.
+        on_team: address of the machine code that calls a team (llvm/loops/team.py).
     """
     if threads == 1:
         return alone(function, release_gil)
-    return Shared(function, threads, release_gil, alone_us)
+    return Shared(function, threads, release_gil, alone_us, on_team)
 
 
 class Shared:
     """Calls of a function on all threads of a team, or alone while others have the cores.
 
-    How long it takes alone is predicted at first. A team that takes longer makes the next call go
-    alone, since the prediction may be wrong; then it is known from the fastest such call. And it is
-    at most as many times the time of the fastest team as that has threads.
+    Attributes:
+        on_team: address of the machine code that decides it.
+        call: address of what that knows of these calls (CALL).
 
     Args:
-        function, threads, release_gil, alone_us: as `caller` takes them.
+        function, threads, release_gil, alone_us, on_team: as `caller` takes them.
     """
 
-    def __init__(self, function: int, threads: int, release_gil: bool, alone_us: float) -> None:
-        self._function, self._threads = function, threads
-        self._team, self._alone = _team(release_gil), alone(function, release_gil)
-        self._best, self._best_alone, self._predicted = _EVER, _EVER, alone_us / 1e6
-        self._asks = False
+    def __init__(
+        self, function: int, threads: int, release_gil: bool, alone_us: float, on_team: int
+    ) -> None:
+        openmp = runtime()
+        assert openmp is not None, "available() gives one thread where there is no runtime"
+        words = {name: getattr(openmp, name) for name in Runtime.__dataclass_fields__}
+        words |= {"function": function, "threads": threads, "alone": int(1000 * alone_us)}
+        words |= {"best": EVER, "best_alone": EVER, "asks": 0, "process": _PROCESS}
+        words |= {"clock": time.CLOCK_MONOTONIC, "gain": _gain.buffer_info()[0]}
+        self._words = array("q", [words[name] for name in CALL])
+        self.on_team, self.call = on_team, self._words.buffer_info()[0]
+        self._run = _prototype(release_gil)(None, *[ctypes.c_void_p] * 2)(on_team)
 
     def __call__(self, argument: int) -> None:
-        begun = _now()
-        if self._asks or _gain.is_lost(begun):
-            self._alone(argument)
-            took = _now() - begun
-            self._best_alone, self._asks = min(self._best_alone, took), False
-            _gain.pay(took)
-            return
-        self._team(self._function, argument, self._threads, 0)
-        ended = _now()
-        took, known = ended - begun, self._best_alone != _EVER
-        by_one = self._best_alone if known else self._predicted
-        self._best = min(self._best, took)
-        if known or took <= by_one:
-            _gain.add(min(by_one, self._threads * self._best) - took, ended)
-        else:
-            self._asks = True
+        self._run(self.call, argument)
 
 
-class Gain:
-    """What teams have gained over the calling thread alone, and the pause when that is lost.
+Caller = Callable[[int], None]
+"""Calls a function with the address of its argument."""
 
-    Gain is kept up to a bound, so that some calls that were kept waiting do no harm, and many do.
-    A pause ends when the calls that went alone have taken its time together: a program that calls
-    now and then would otherwise try a team each time. One losing call is enough for the next pause,
-    which is twice as long until teams have gained again what they may lose at first.
-    """
+EVER: Final = 1 << 62
+"""Nanoseconds of what has not been seen yet."""
 
-    def __init__(self) -> None:
-        self._kept, self._pause = KEPT[0], PAUSES[0]
-        self._left, self._until = 0.0, 0.0
+CALL: Final = (
+    "function", "threads", "alone", "best", "best_alone", "asks", "process", "clock", "gain",
+    "GOMP_parallel", "omp_in_parallel", "omp_get_max_threads", "getpid", "clock_gettime",
+)  # fmt: skip
+"""What is known of calls that do the same work: the function and the threads asked for; nanoseconds
+that one thread is predicted to take, and of the fastest team and the fastest call alone; whether
+the next call goes alone, to see; the process; the number of the clock; where GAIN lies; functions.
+"""
 
-    def is_lost(self, now: float) -> bool:
-        """Whether a call goes alone now."""
-        return self._left > 0 and now < self._until
+GAIN: Final = {"kept": 10_000_000, "pause": 20_000_000, "left": 0, "until": 0}
+"""What teams have gained, and the pause when that is lost, in nanoseconds, as they begin.
 
-    def pay(self, seconds: float) -> None:
-        """A call went alone and took so long."""
-        self._left -= seconds
+A call that waits loses a tick or two of the system's, four milliseconds each, and one such call
+among ten is better than ten alone.
+"""
 
-    def add(self, seconds: float, now: float) -> None:
-        """A team's call has gained so much, or lost it."""
-        self._kept = min(KEPT[1], self._kept + seconds)
-        if self._kept >= KEPT[0]:
-            self._pause = PAUSES[0]
-        elif self._kept < 0:
-            self._left = max(self._pause, 10 * -seconds)
-            self._until = now + LONGEST * self._left
-            self._kept, self._pause = 0.0, min(PAUSES[1], 2 * self._pause)
+_gain = array("q", GAIN.values())  # of the process: whoever has the cores has them for all layers
 
 
-KEPT: Final = 0.01, 0.05
-"""Seconds of gain that are there at first, and at most: a call that waits loses a tick or two of
-the system's, four milliseconds each, and one such call among ten is better than ten alone."""
-
-PAUSES: Final = 0.02, 1.0
-"""Seconds of calls that go alone, at first and at most."""
-
-LONGEST: Final = 10
-"""Times its seconds that a pause lasts on the clock at most."""
-
-_EVER: Final = float("inf")
-_now = time.perf_counter
-_gain = Gain()  # of the process: whoever has the cores has them for all layers
+def _prototype(release_gil: bool) -> Callable[..., Callable[..., Callable[..., None]]]:
+    return ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
 
 
 @functools.cache
-def alone(function: int, release_gil: bool) -> Callable[[int], None]:
+def alone(function: int, release_gil: bool) -> Caller:
     """The function on the calling thread, to be called with its argument's address."""
     return _prototype(release_gil)(None, ctypes.c_void_p)(function)
-
-
-@functools.cache
-def _team(release_gil: bool) -> Callable[[int, int, int, int], None]:
-    openmp = runtime()
-    assert openmp is not None, "available() gives one thread where there is no runtime"
-    pointers, numbers = [ctypes.c_void_p] * 2, [ctypes.c_uint] * 2
-    return _prototype(release_gil)(None, *pointers, *numbers)(openmp.GOMP_parallel)
 
 
 @functools.cache

@@ -1,4 +1,14 @@
-"""The team of threads inside a region: who am I, how many are we, and waiting for each other."""
+"""The team of threads that runs a region: who am I, how many are we, waiting for each other; and
+whether there is one.
+
+A region ends when the last thread of its team does. Where another program has the core that one of
+them would run on, all wait for the system's next tick, milliseconds, so then calls go alone for a
+while. What teams have gained over the calling thread alone is kept up to a bound, so that some
+calls that were kept waiting do no harm, and many do. Then a pause begins. It ends when the calls
+that went alone have taken its time together: a program that calls now and then would otherwise try
+a team each time. One losing call is enough for the next pause, which is twice as long until teams
+have gained again what they may lose at first.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +19,10 @@ from typing import Final, NamedTuple
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.values import I64, Num, where
+from throughtime.compiler.llvm.values import I64, Num, Truth, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, common
 from throughtime.compiler.runtime.machine import Machine
+from throughtime.compiler.runtime.threads import CALL, EVER, GAIN
 
 MEETING_SIZE: Final = 64
 """Bytes from one barrier's counter to the next: a line of the cache each."""
@@ -30,6 +41,14 @@ MASK_WORDS: Final = 16
 OFFERS: Final = 100
 """Then offers of the processor to others, before it is left for a moment."""
 
+MOST_KEPT: Final = 5 * GAIN["kept"]
+"""Nanoseconds of gain that are kept at most."""
+
+LONGEST_PAUSE: Final = 50 * GAIN["pause"]
+"""Nanoseconds of calls that go alone, at most."""
+
+LONGEST: Final = 10
+"""Times its nanoseconds that a pause lasts on the clock at most."""
 
 _FLUSH_X86: Final = 0x8040
 _FLUSH_ARM: Final = 1 << 24
@@ -210,3 +229,78 @@ def _rest(e: Emit, looks: ir.Value, apart: Emit, machine: Machine) -> None:
                     b.call(e.foreign(c["sleep"], whole, [whole]), [whole(1)])
                 with offer:
                     b.call(e.foreign(c["yield"], whole, []), [])
+
+
+def write_on_team(module: ir.Module, kind: Kind) -> Emit:
+    """`on_team(call, argument)`: the function of a CALL on all threads of a team, or alone.
+
+    How long it takes alone is predicted at first. A team that takes longer makes the next call go
+    alone, since the prediction may be wrong; then it is known from the fastest such call. And it is
+    at most as many times the time of the fastest team as that has threads.
+    """
+    e = Emit(module, "on_team", kind, ("call", "argument"))
+    c = Frame(e, e.args["call"], CALL)
+    gain, argument = Frame(e, c["gain"], tuple(GAIN)), e.args["argument"]
+    begun, team = _now(e, c), _free(e, c)
+    paused = (gain["left"] > 0) & (begun < gain["until"])
+    with e.split((team < 2) | c["asks"].compare("!=", 0) | paused) as (by_one, by_all):
+        with by_one:
+            e.call_at(c["function"], ("argument",), argument=argument)
+            took = _now(e, c) - begun
+            c["best_alone"], c["asks"] = took.least(c["best_alone"]), e.number(0)
+            gain["left"] = gain["left"] - took
+        with by_all:
+            whole = ir.IntType(32)
+            start = e.foreign(c["GOMP_parallel"], VOID, [I64, I64, whole, whole])
+            number = e.b.trunc(team.value, whole)
+            e.b.call(start, [c["function"].value, argument.value, number, whole(0)])
+            _weigh(e, c, gain, begun, team)
+    return e.done()
+
+
+def _weigh(e: Emit, c: Frame, gain: Frame, begun: Num, team: Num) -> None:
+    """In `on_team`: what a team has gained or lost."""
+    ended = _now(e, c)
+    took, known = ended - begun, c["best_alone"].compare("!=", EVER)
+    alone = where(known, c["best_alone"], c["alone"])
+    c["best"] = took.least(c["best"])
+    with e.split(known | (took <= alone)) as (credible, doubtful):
+        with credible:
+            _add(e, gain, alone.least(team * c["best"]) - took, ended)
+        with doubtful:
+            c["asks"] = e.number(1)
+
+
+def _add(e: Emit, gain: Frame, gained: Num, now: Num) -> None:
+    """In `on_team`: to what is kept; a pause begins where nothing is left."""
+    kept = (gain["kept"] + gained).least(MOST_KEPT)
+    gain["kept"] = kept.most(0)
+    with e.when(kept >= GAIN["kept"]):
+        gain["pause"] = e.number(GAIN["pause"])
+    with e.when(kept < 0):
+        left = gain["pause"].most(gained * -10)
+        gain["left"], gain["until"] = left, now + left * LONGEST
+        gain["pause"] = (gain["pause"] * 2).least(LONGEST_PAUSE)
+
+
+def _now(e: Emit, c: Frame) -> Num:
+    """Nanoseconds on the clock."""
+    whole = ir.IntType(32)
+    with e.b.goto_entry_block():
+        time = e.place(e.b.alloca(ir.ArrayType(I64, 2)))
+    clock = e.foreign(c["clock_gettime"], whole, [whole, I64])
+    e.b.call(clock, [e.b.trunc(c["clock"].value, whole), time.value])
+    return e.word(time) * 1_000_000_000 + e.word(time, 1)
+
+
+def _free(e: Emit, c: Frame) -> Num:
+    """Threads that a team may have now: those asked for, if torch still has as many; 1 in a process
+    forked from the one that prepared the calls, and inside another parallel region."""
+
+    def asked(name: str) -> Num:
+        whole = ir.IntType(32)
+        return Num(e.b, e.b.sext(e.b.call(e.foreign(c[name], whole, []), []), I64))
+
+    alone: Truth = asked("getpid").compare("!=", c["process"])
+    alone = alone | asked("omp_in_parallel").compare("!=", 0)
+    return where(alone, 1, asked("omp_get_max_threads").least(c["threads"]))
