@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.compiler import still
 from throughtime.backends.cpu import schedule
 from throughtime.compiler.runtime import threads
 
@@ -15,13 +16,14 @@ from throughtime.compiler.runtime import threads
 def as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Teams are of the size that torch says, however few cores there are and however busy."""
     monkeypatch.setattr(threads, "usable", lambda: 64)
-    monkeypatch.setattr(threads, "_now", lambda: 0.0)
+    monkeypatch.setattr(threads, "runtime", still.runtime)
 
 
 @pytest.fixture
 def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small work runs on all threads too, which share the units where there are few rows."""
-    monkeypatch.setattr(schedule, "PARALLEL_US", 0)
+    for name in ("PARALLEL_US", "STEP_US"):
+        monkeypatch.setattr(schedule, name, 0)
     monkeypatch.setattr(schedule, "SHARED_BYTES", 0)
     before = torch.get_num_threads()
     yield

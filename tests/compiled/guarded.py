@@ -35,6 +35,7 @@ from tests.compiled.calls import (
     results,
 )
 from tests.compiled.fresh import memory_from
+from tests.compiler import still
 from throughtime.backends.call import Call
 from throughtime.backends.cpu import products
 from throughtime.backends.cpu import schedule as cutting
@@ -117,8 +118,9 @@ def everything(call: Call, d: dict[str, Tensor | None]) -> list[Tensor]:
 def run(before: bool) -> int:
     """All cells and sizes; how many tensors were guarded."""
     guard, count = Guard(before), 0
-    cutting.PARALLEL_US = cutting.SHARED_BYTES = products.LEAST_NUMBERS = 0
-    threads.usable, threads._now = lambda: 64, lambda: 0.0
+    cutting.PARALLEL_US = cutting.STEP_US = 0
+    cutting.SHARED_BYTES = products.LEAST_NUMBERS = 0
+    threads.usable, threads.runtime = lambda: 64, still.runtime
     for dtype, team in zip(FLOATS, (1, 3), strict=True):
         torch.set_num_threads(team)
         for cell in CELLS:

@@ -27,6 +27,7 @@ from torch.testing import assert_close
 
 import throughtime
 from tests.compiled.calls import long_way
+from tests.compiler.still import count_teams
 from tests.scan.calls import Names
 from throughtime import Recurrent, cells
 from throughtime.backends.cpu.short import ShortRegion
@@ -194,12 +195,22 @@ def test_longer_calls_let_other_threads_run(
         same(values, wanted)
 
 
-def test_teams_are_called_by_python(whole_teams: None) -> None:
-    torch.set_num_threads(2)
-    made, x = throughtime.GRU(3, 5), torch.randn(4, 4, 3)
-    made(x)
-    with pytest.raises(AssertionError, match="Python carried"), alone():
-        made(x)
+@every_call
+def test_teams_are_called_by_machine_code(
+    name: str, whole_teams: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    made, args = CALLS[name](True)
+    with long_way():
+        wanted = made(*args)
+    teams = count_teams(monkeypatch)
+    for count in (2, 1, 3):
+        torch.set_num_threads(count)
+        made(*args)
+        teams.clear()
+        with alone():
+            same(made(*args), wanted)
+        assert set(teams) == ({count} if count > 1 else set())
 
 
 def carries(made: Any) -> list[Any]:

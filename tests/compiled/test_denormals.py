@@ -23,7 +23,8 @@ def _tiny(dtype: torch.dtype) -> torch.Tensor:
 def test_the_mode_is_restored(
     dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
+    for name in ("PARALLEL_US", "STEP_US"):
+        monkeypatch.setattr(cutting, name, 0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.testing import assert_close
 
 import throughtime
+from tests.compiler.still import count_teams
 from tests.house.source import fresh
 from tests.scan.calls import Names
 from throughtime import Recurrent, cells
@@ -192,6 +193,35 @@ def test_the_bits_are_those_of_the_function(name: str, dtype: torch.dtype) -> No
             for v, w in zip(grads, wanted, strict=True):
                 assert (v is None) == (w is None)
                 assert v is None or (w is not None and torch.equal(v, w))
+
+
+@every_call
+def test_teams_are_called_by_the_kernels(
+    name: str, whole_teams: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    made, args = ready(name, torch.float32)
+    inputs, count = leaves(made, args), len(results(made(*args)))
+
+    def values_and_gradients(late: int) -> list[Tensor]:
+        found = results(made(*args))
+        assert is_recorded_by_torch(found[0])
+        torch.set_num_threads(late)
+        loss = weighted(found, [True] * count)
+        return [*found, *torch.autograd.grad(loss, inputs)]
+
+    wanted, teams = values_and_gradients(1), count_teams(monkeypatch)
+    for number in (2, 3):
+        for late in (number, number, number, 1, number + 1):
+            torch.set_num_threads(number)
+            made(*args)
+            forward = len(teams)
+            teams.clear()
+            found = values_and_gradients(late)
+            assert all(torch.equal(v, w) for v, w in zip(found, wanted, strict=True))
+            assert teams == [number] * len(teams)
+            assert len(teams) == forward * (1 if late == 1 else 2) > 0
+            teams.clear()
 
 
 @every_call

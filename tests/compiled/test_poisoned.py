@@ -49,7 +49,8 @@ def poisoned() -> Iterator[None]:
 
 @pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
+    for name in ("PARALLEL_US", "STEP_US"):
+        monkeypatch.setattr(cutting, name, 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -21,8 +21,9 @@ from tests.compiled.calls import *
 from throughtime import cells
 from throughtime.backends.cpu import schedule as sizes
 from throughtime.compiler.runtime import threads
-threads.usable, threads._now = lambda: 64, lambda: 0.0
-sizes.PARALLEL_US = sizes.SHARED_BYTES = 0
+from tests.compiler import still
+threads.usable, threads.runtime = lambda: 64, still.runtime
+sizes.PARALLEL_US = sizes.STEP_US = sizes.SHARED_BYTES = 0
 torch.set_num_threads(2)
 torch.manual_seed(1)
 calls = [random_call(cells.LSTM(), torch.float32, Sizes(9, B, 5, 37, 2), "state") for B in (1, 7)]
@@ -54,7 +55,8 @@ print(os.waitpid(child, 0)[1], same())
 @pytest.fixture
 def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small work runs on all threads too."""
-    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
+    for name in ("PARALLEL_US", "STEP_US"):
+        monkeypatch.setattr(cutting, name, 0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -28,16 +28,13 @@ from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime import jit, machine, threads
 
 BLOCK = """
-import ctypes, dataclasses, os, threading, torch
+import ctypes, os, threading, torch
+from tests.compiler import still
 from throughtime.compiler.llvm.library import team_caller
 from throughtime.compiler.runtime import jit; from throughtime.compiler.runtime import threads
 threads.usable = lambda: 64
 on_team = team_caller(host())
-clock = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(
-    lambda _, to: int(ctypes.memset(to, 0, 16) is None))  # it stands still: no team is ever late
-stopped = ctypes.cast(clock, ctypes.c_void_p).value
-found = dataclasses.replace(threads.runtime(), clock_gettime=stopped)
-threads.runtime = lambda: found
+threads.runtime, found = still.runtime, still.runtime()
 record = jit.load("record", lambda: RECORD, host()).address("record")
 def team(asked, release_gil=True):
     block = (ctypes.c_int64 * 19)(found.omp_get_thread_num, found.omp_get_num_threads)
