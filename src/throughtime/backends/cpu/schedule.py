@@ -184,15 +184,16 @@ def team_for(
         directions: carried side by side.
         rows: of the batch.
         step_bytes: of the matrices that are read between two meetings of members; -1: none share a
-            chunk. It pays where reading takes longer than meeting; a step is mostly reading.
+            chunk. It pays where reading takes longer than meeting.
         chunk_rows: from how many rows on none do, while a second-level cache holds these bytes.
     """
     is_shared = work.us > (STEP_US if work.is_step else PARALLEL_US)
     free = threads.available() if is_shared else 1
     shared = step_bytes >= (0 if work.is_step else SHARED_BYTES)
     least = FAR_ROWS if step_bytes > FAR_BYTES else chunk_rows
-    most = 1 if shared and work.is_step else rows // least if shared else rows
-    chunks = max(1, min(free // directions, most))
+    chunks = max(1, min(free // directions, rows // least if shared else rows))
+    if shared and work.is_step:  # each reads a part of the weights, for all rows
+        chunks = 1
     members = free // (chunks * directions) if shared else 1
     release = threads.worth_releasing(work.us / free)
     return Team(free, chunks, max(1, members), release, work.us, is_shared)

@@ -351,7 +351,7 @@ def find_way(
     """
     B, D, call = layout.B, layer.D, layer.call(layout, x)
     batch = plan_of(call), call, layout.lines, B
-    team, back = forward_team(*batch), backward_team(*batch)
+    team = forward_team(*batch)
     many = layer.weights >= LEAST_NUMBERS and layout.lines <= MOST_ROWS
     if team.is_shared and many and not (keep or is_in_place(plan_of(call), layout.T, B)):
         return None
@@ -374,7 +374,8 @@ def find_way(
     region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
     y, small = (*layout.lead, D * layer.widths[0]), math.prod(saved) * layer.bytes < LEAST_BYTES
-    shared = threads.available() * (team.is_shared or (keep and back.is_shared))
+    is_shared = team.is_shared or (keep and backward_team(*batch).is_shared)
+    shared = threads.available() * is_shared
     return Way(layer, layout, region, y, finals, saved, small, shared)
 
 

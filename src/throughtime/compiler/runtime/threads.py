@@ -1,11 +1,8 @@
 """Calls of compiled functions on torch's own threads.
 
 One parallel region a call, in the OpenMP runtime that torch runs in: a second pool would fight with
-the first for the cores. The runtime is looked up when first needed; nothing is linked to it.
-
-A region ends when the last thread of its team does. Where another program has the core that one of
-them would run on, all wait for the system's next tick, milliseconds, so then calls go alone for a
-while.
+the first for the cores. The runtime is looked up when first needed; nothing is linked to it. Machine
+code calls the team, or the calling thread alone while teams are kept waiting (llvm/loops/team.py).
 """
 
 from __future__ import annotations
