@@ -1,8 +1,9 @@
 """Calls of compiled functions on torch's own threads.
 
 One parallel region a call, in the OpenMP runtime that torch runs in: a second pool would fight with
-the first for the cores. The runtime is looked up when first needed; nothing is linked to it. Machine
-code calls the team, or the calling thread alone while teams are kept waiting (llvm/loops/team.py).
+the first for the cores. The runtime is looked up when first needed; nothing is linked to it.
+Machine code calls the team, or the calling thread alone while teams are kept waiting
+(llvm/loops/team.py).
 """
 
 from __future__ import annotations
