@@ -35,6 +35,7 @@ from throughtime.backends.cpu.look import check_input, checked, checked_lines
 from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
 from throughtime.backends.cpu.products import (
     lies_backward,
+    lying_panels,
     packed_backward,
     runs_backward,
     set_runs,
@@ -188,14 +189,16 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     unpadded = block >= shape.rows.T and not asked.adds
     padded = _padded_matrices(shape, unpadded) if asked.weights and not asked.adds else {}
     places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
-    rows = block * shape.rows.B
-    side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)  # a tile's, side by side
+    rows, lies, size = block * shape.rows.B, lies_backward(shape), shape.code.kind.size
+    side = rows * max(COLUMN_ROWS[0] * key.bytes, size)  # a tile's, side by side
+    widest = max(lying_panels(shape, lies), default=0)
+    side = max(side, (shape.rows.B * widest + 1) * size)  # a panel, read from any column on
     plane = rows * shape.H_row
     common = common_words(
         shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
         scratch=arena.reserve(shape.team.threads * side), d_y=CallAddress("d_y"),
         reads_y=int(plan.reads_output), unpadded=int(unpadded), clip=CallAddress("clip"),
-        **asked.wanted, **lies_backward(shape),
+        **asked.wanted, **lies,
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
@@ -259,8 +262,8 @@ def _need_tiles(shape: Shape, asked: Asked) -> None:
     units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}
     inputs = shape.I_row // size
     every = units | {inputs} if asked.x else units
-    most = {WIDEST, shape.widest} if any(lies_backward(shape).values()) else {WIDEST}
-    rows = [part_sizes(n, v) for n in every for v in most]
+    rows = [part_sizes(n, WIDEST) for n in every]
+    rows.append(lying_panels(shape, lies_backward(shape)))
     columns = [part_sizes(n, tiles.column_widest) for n in units | {inputs}]
     tiles.need(set().union(*rows), set().union(*columns) if asked.weights else ())
 

@@ -136,7 +136,7 @@ COMMON_WORDS: Final = {
     "with_a": "how many of these have x; they come first",
     "unit_parameters": "how many parameters of one number a unit",
     "panel": "unit blocks in a panel of the last phase",
-    "widest": "vectors of its widest tile, and of the widest of a matrix as it lies",
+    "widest": "vectors of its widest tile",
     "places": "from a panel's start to the start of the chain of each of its vectors",
     "flat": "the same for vectors that lie side by side",
     # its phases
@@ -172,8 +172,8 @@ COMMON_WORDS: Final = {
     # backward
     "d_y": "gradients by the output", "d_y_steps": "to each step of them",
     "d_y_row": "from row to row",
-    "W_lies": "whether W is multiplied by its transpose where it lies, unpacked",
-    "U_lies": "whether the other matrix is",
+    "W_lies": "panels of the columns of W, multiplied by its transpose unpacked; 0: it is packed",
+    "U_lies": "of the other matrix, likewise",
     "wants_x": "whether gradients by x are wanted",
     "wants_weights": "whether gradients by parameters are",
     "wants_start": "whether gradients by the states at the start are",

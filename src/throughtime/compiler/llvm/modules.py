@@ -41,7 +41,7 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     product = products.write_product(module, kind)
     barrier = team.write_barrier(module, kind, machine)
     if back:
-        transposed = products.write_transposed_product(module, kind)
+        transposed = products.write_transposed_product(module, kind, copies["cut"])
         every = product, transposed, products.write_column_product(module, kind)
         pack = write_packing(module, kind, copies, write_columns(module, kind), back)
         backward.write_backward(module, kind, copies, every, pack, barrier, machine)

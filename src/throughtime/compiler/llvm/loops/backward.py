@@ -98,7 +98,8 @@ def _caller(e: Emit, function: Emit, role: Role, **steps: Num) -> Callable[..., 
     def run(d: Num, low: Num, high: Num) -> None:
         begin, end = my_share(high - low, role.member, role.members)
         words = {"chunk_low": low, "chunk_high": high, "member": role.member,
-                 "members": role.members, "counter": role.counter}  # fmt: skip
+                 "members": role.members, "counter": role.counter,
+                 "thread": role.task * role.members + role.member}  # fmt: skip
         words = {name: v for name, v in words.items() if name in function.args}  # of `back` alone
         e.call(function, block=e.args["block"], d=d, low=low + begin, high=low + end, **steps,
                **words)  # fmt: skip
@@ -132,7 +133,7 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
 
 
 STEPS = ("low", "high", "first", "last")
-CHUNK = ("chunk_low", "chunk_high", "member", "members", "counter")
+CHUNK = ("chunk_low", "chunk_high", "thread", "member", "members", "counter")
 
 
 def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
@@ -276,9 +277,10 @@ def _product_back(
     with e.split(c["U_lies"].compare("!=", 0)) as (lies, panels):
         with lies:
             e.call(
-                products[1], block=e.args["block"], start=start, A=source, C=to, **words,
+                products[1], start=start, A=source, C=to, **words,
                 B=e.word(f["matrices"], run["matrix"]), gate=f["gate_u"] + run["line"] * 8,
-                columns=run["K"],
+                columns=run["K"], panels=c["U_lies"],
+                **e.passed_on("block", "thread", "member", "members"),
             )  # fmt: skip
         with panels, e.loop(run["blocks"]) as b:
             lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))

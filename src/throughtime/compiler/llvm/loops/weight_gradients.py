@@ -85,17 +85,20 @@ def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
 
 
 def _input(e: Emit, c: Frame, f: Frame, products: Sequence[Emit], before: Num, count: Num) -> None:
-    """dx = W^T d_sums, this thread's share of a block's rows."""
-    g, line = e.args, line_size(c, e.kind)
+    """dx = W^T d_sums, this thread's share of a block's rows; of columns where W is not packed."""
+    g, line, lies = e.args, line_size(c, e.kind), c["W_lies"].compare("!=", 0)
     low, high = my_share(count, g["thread"], g["team"])
+    low, high = where(lies, 0, low), where(lies, count, high)
     words: dict[str, Num | int] = {
         "block": g["block"], "start": c["zeros"], "start_row": 0, "A": f["d_sums"] + low * line,
         "A_row": line, "A_part": c["H_row"], "parts": c["with_a"], "K": c["H"],
         "C": f["d_x"] + (before + low) * c["I_row"], "C_row": c["I_row"], "rows": high - low,
     }  # fmt: skip
-    with e.split(c["W_lies"].compare("!=", 0)) as (lies, packed):
-        with lies:
-            e.call(products[1], B=f["W"], gate=f["gate_a"], columns=c["I"], **words)
+    with e.split(lies) as (whole, packed):
+        with whole:
+            e.call(products[1], B=f["W"], gate=f["gate_a"], columns=c["I"], panels=c["W_lies"],
+                   thread=g["thread"], member=g["thread"], members=g["team"],
+                   **words)  # fmt: skip
         with packed:
             e.call(products[0], B=f["W_back"], vectors=c["I_row"] // e.kind.size, turned=0,
                    member=0, members=1, **words)  # fmt: skip
