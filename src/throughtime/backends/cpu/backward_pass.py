@@ -279,7 +279,6 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     return block, {
         "U_back": 0 if lies["U_lies"] else packed_backward(shape),
         "W_back": len(plan.with_a) * shape.H * I_row if wants_x and not lies["W_lies"] else 0,
-        "bias": len(plan.sums) * H_row,
         "unit_values": len(plan.vectors) * H_row,
         "d_state": len(plan.state_names) * rows.B * H_row,
         "direct": rows.B * H_row,
