@@ -64,31 +64,45 @@ def write_backward(
     pack: Emit, barrier: Emit, machine: Machine,
 ) -> Emit:  # fmt: skip
     """`backward(block)`: the region that every thread of the team runs."""
-    start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
-    gather = _write_gather(module, kind, copies)
     back = _write_back(module, kind, (*products[:2], barrier))
+    steps = _write_gather(module, kind, copies), back
     weights = write_weights(module, kind, copies, *products)
+    together = _write_together(module, kind, copies, steps, weights, pack, barrier)
     e = Emit(module, "backward", kind, ("block",))
-    c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        role = Role.of(c, thread, team)
-        e.call(pack, block=block, thread=thread, team=team)
-        for_chunks(e, c, role, _caller(e, start, role))
-        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
-            begin_sums(e, c, direction(e, d.index), copies)
-        e.call(barrier, block=block, counter=c["counter"], goal=team)
-        steps = c["block_steps"]
-        with e.loop(c["T"], step=steps) as j:
-            last, met = (j.index + steps).least(c["T"]), j.index // steps * 2 + 1
-            for function in (gather, back):
-                for_chunks(e, c, role, _caller(e, function, role, first=j.index, last=last))
-            e.call(barrier, block=block, counter=c["counter"], goal=(met + 1) * team)
-            e.call(weights, block=block, thread=thread, team=team, first=j.index, last=last)
-            e.call(barrier, block=block, counter=c["counter"], goal=(met + 2) * team)
-        for_chunks(e, c, role, _caller(e, finish, role))
-        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
-            give_sums(e, c, direction(e, d.index), copies)
+        e.call(together, block=e.args["block"], thread=thread, team=team)
+    return e.done()
+
+
+def _write_together(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], steps: tuple[Emit, Emit],
+    weights: Emit, pack: Emit, barrier: Emit,
+) -> Emit:  # fmt: skip
+    """`together(block, thread, team)`: blocks of steps, between whose phases all threads meet."""
+    start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
+    e = Emit(module, "together", kind, ("block", "thread", "team"), internal=True)
+    c, mine, team = common(e), e.passed_on("block", "thread", "team"), e.args["team"]
+    role = Role.of(c, e.args["thread"], team)
+
+    def wait(meeting: Num | int) -> None:
+        e.call(barrier, block=e.args["block"], counter=c["counter"], goal=team * meeting)
+
+    e.call(pack, **mine)
+    for_chunks(e, c, role, _caller(e, start, role))
+    with e.loop(c["D"]) as d:
+        begin_sums(e, c, direction(e, d.index), copies)
+    wait(1)
+    with e.loop(c["T"], step=c["block_steps"]) as j:
+        last, met = (j.index + c["block_steps"]).least(c["T"]), j.index // c["block_steps"] * 2 + 1
+        for function in steps:
+            for_chunks(e, c, role, _caller(e, function, role, first=j.index, last=last))
+        wait(met + 1)
+        e.call(weights, **mine, first=j.index, last=last)
+        wait(met + 2)
+    for_chunks(e, c, role, _caller(e, finish, role))
+    with e.loop(c["D"]) as d:
+        give_sums(e, c, direction(e, d.index), copies)
     return e.done()
 
 

@@ -9,7 +9,8 @@ sequence into calls that add to one another, changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -40,11 +41,10 @@ def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *produ
             _weights(e, c, f, functions, gates, rows, matrix)
             with e.loop(c["early"] + 1) as i:
                 _run(e, c, f, functions, run_at(e, c, i.index), count)
-            columns = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // kind.size)
-            low, high = my_share(columns, g["thread"], g["team"])
-            to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
-            source, row = _walked(f, source, line_size(c, kind), count)
-            e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
+            source, row = _walked(f, f["d_sums"], line_size(c, kind), count)
+            with _my_units(e, c) as (at, vectors):
+                e.call(sums, to=f["d_bias"] + at, source=source + at, row=row, rows=count,
+                       vectors=vectors)  # fmt: skip
     return e.done()
 
 
@@ -183,16 +183,24 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
     return e.done()
 
 
+@contextmanager
+def _my_units(e: Emit, c: Frame) -> Iterator[tuple[Num, Num]]:
+    """The body for each sum and vector: bytes to this thread's units of it, in how many vectors."""
+    low, high = my_share(c["H_row"] // e.kind.size, e.args["thread"], e.args["team"])
+    with e.loop(c["sums"] + c["unit_parameters"]) as k:
+        yield k.index * c["H_row"] + low * e.kind.size, high - low
+
+
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over rows and steps begin at zero, unless they are added to."""
-    lines = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // e.kind.size)
-    with e.when(c["adds"].compare("==", 0)):
-        e.call(copies["copy"], to=f["d_bias"], to_row=e.kind.size, source=c["zeros"], source_row=0,
-               rows=lines, count=e.kind.lanes)  # fmt: skip
+    """Sums over rows and steps begin at zero, this thread's units, unless they are added to."""
+    with e.when(c["adds"].compare("==", 0)), _my_units(e, c) as (at, vectors):
+        e.call(copies["copy"], to=f["d_bias"] + at, to_row=e.kind.size, source=c["zeros"],
+               source_row=0, rows=vectors, count=e.kind.lanes)  # fmt: skip
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over all rows and steps, to the biases and vectors they are the gradients of."""
+    """Sums over all rows and steps, to the biases and vectors they are the gradients of: this
+    thread's units, which nobody else has written."""
     with e.when(c["wants_weights"].compare("!=", 0)):
         with e.loop(c["sums"]) as k:
             source = f["d_bias"] + k.index * c["H_row"]
@@ -206,5 +214,9 @@ def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
 
 
 def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
-    e.call(copies["give"], to=to, to_row=0, source=source, source_row=0, rows=1, count=c["H"],
-           order=c["zeros"])  # fmt: skip
+    """This thread's units of a sum or vector."""
+    low, high = my_share(c["H_row"] // e.kind.size, e.args["thread"], e.args["team"])
+    first, end = (v * e.kind.lanes for v in (low, high))
+    to, source = to + first * e.kind.bytes, source + first * e.kind.bytes
+    e.call(copies["give"], to=to, to_row=0, source=source, source_row=0, rows=1,
+           count=end.least(c["H"]) - first, order=c["zeros"])  # fmt: skip
