@@ -206,7 +206,8 @@ def test_gradients_of_one_step_have_their_bits_with_any_threads(
     cases = {
         Sizes(1, 1, 33, 70): "state", Sizes(1, 1, 101, 129): "plain", Sizes(1, 3, 70, 33): "state",
         Sizes(1, 8, 17, 23): "plain", Sizes(1, 16, 5, 100): "state", Sizes(1, 40, 67, 65): "state",
-        Sizes(1, 3, 19, 37, 2): "reset_state",
+        Sizes(1, 3, 19, 37, 2): "reset_state", Sizes(1, 5, 40, 37): "masked_reset",
+        Sizes(1, 7, 37, 40): "record", Sizes(1, 4, 21, 65): "reset_both",
     }  # fmt: skip
     for sizes, form in cases.items():
         call, wanted = random_call(cell, dtype, sizes, form), dict[str, Tensor]()
@@ -218,6 +219,33 @@ def test_gradients_of_one_step_have_their_bits_with_any_threads(
                 found = gradients(_without(call, left_out), by, d)
                 wanted = wanted or found
                 assert_same(list(found.values()), [wanted[n] for n in by], f"{number}, {sizes}")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "apart"),
+    [
+        (Sizes(1, 3, 150, 151), 4), (Sizes(1, 1, 150, 151), 4), (Sizes(2, 3, 150, 151), 1),
+        (Sizes(1, 65, 150, 151), 1), (Sizes(1, 3, 3, 151), 1), (Sizes(1, 3, 150, 151, 2), 1),
+    ],
+)  # fmt: skip
+def test_threads_of_a_large_step_never_meet(
+    sizes: Sizes, apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two directions, of more rows and steps, and where a matrix is packed, they do."""
+    asked, found = backward_pass.threads_apart, []
+
+    def seen(*of: Any) -> int:
+        found.append(asked(*of))
+        return found[-1]
+
+    monkeypatch.setattr(cutting, "FAR_BYTES", 0)
+    monkeypatch.setattr(cutting, "FAR_ROWS", 100)
+    monkeypatch.setattr(backward_pass, "template_for", backward_pass.template_for.__wrapped__)
+    monkeypatch.setattr(backward_pass, "threads_apart", seen)
+    torch.set_num_threads(4)
+    call = random_call(cells.LSTM(), torch.float32, sizes)
+    sum(v.sum() for v in results(call).values()).backward()
+    assert found == [apart]
 
 
 def _without(call: Call, names: tuple[str, ...]) -> dict[str, Tensor]:

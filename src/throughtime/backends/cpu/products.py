@@ -230,6 +230,17 @@ def lying_panels(shape: Shape, lies: Mapping[str, int]) -> set[int]:
     return {v for n, panels in counts for v in (n // panels, -(-n // panels))}
 
 
+def threads_apart(shape: Shape, lies: Mapping[str, int], wants_x: bool, wants_start: bool) -> int:
+    """How many threads carry a backward pass of one step without a meeting, each with a part of all
+    rows; 1: they meet, since they pack what they multiply by, or share rows."""
+    one = shape.D * shape.team.chunks == 1 and not shape.plan.computed
+    apart = one and is_in_place(shape.plan, shape.rows.T, shape.rows.B)
+    apart = (
+        apart and bool(lies["W_lies"] or not wants_x) and bool(lies["U_lies"] or not wants_start)
+    )
+    return shape.team.threads if apart else 1
+
+
 def owner_of(call: Call, rows: int) -> Tensor | None:
     """The parameter whose pack a call of so many rows over all steps uses; None: it packs alone."""
     weights = call.weights[0].values()

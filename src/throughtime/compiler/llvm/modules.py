@@ -40,13 +40,15 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     module = ir.Module("loops")
     copies = rows.write_copies(module, kind)
     product = products.write_product(module, kind)
-    barrier = team.write_barrier(module, kind, machine)
+    move_apart = team.write_move_apart(module, kind)
+    barrier = team.write_barrier(module, kind, move_apart, machine)
     vectors = write_vectors(module, kind, copies, back)
     if back:
         transposed = products.write_transposed_product(module, kind, copies["cut"])
         every = product, transposed, products.write_column_product(module, kind)
         pack = write_packing(module, kind, vectors, write_columns(module, kind), back)
-        backward.write_backward(module, kind, copies, every, pack, barrier, machine)
+        meetings = barrier, move_apart
+        backward.write_backward(module, kind, copies, every, (pack, vectors), meetings, machine)
     else:
         squares = write_squares(module, kind)
         height = line_rows(machine.registers)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import CELL_BACKWARD, Kind
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, COMMON, DIRECTION, OWN, Kind
 from throughtime.compiler.llvm.loops.rows import (
     alive,
     blocks_of,
@@ -47,33 +47,98 @@ from throughtime.compiler.llvm.loops.weight_gradients import (
     line_size,
     write_weights,
 )
-from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.values import Num, Truth, where
 from throughtime.compiler.llvm.writer import Emit, Frame, begin, common, direction
 from throughtime.compiler.runtime.machine import Machine
 
 
 def write_backward(
     module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit],
-    pack: Emit, barrier: Emit, machine: Machine,
+    packs: tuple[Emit, Emit], meetings: tuple[Emit, Emit], machine: Machine,
 ) -> Emit:  # fmt: skip
     """`backward(block)`: the region that every thread of the team runs."""
-    back = _write_back(module, kind, (*products[:2], barrier))
-    steps = _write_gather(module, kind, copies), back
+    back = _write_back(module, kind, (*products[:2], meetings[0]))
+    steps = _write_start(module, kind, copies), _write_gather(module, kind, copies), back
     weights = write_weights(module, kind, copies, *products)
-    together = _write_together(module, kind, copies, steps, weights, pack, barrier)
+    together = _write_together(module, kind, copies, steps, weights, packs[0], meetings[0])
+    apart = _write_apart(module, kind, copies, steps, weights, packs[1], meetings)
     e = Emit(module, "backward", kind, ("block",))
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        e.call(together, block=e.args["block"], thread=thread, team=team)
+        with e.split(_is_apart(e)) as (alone, meeting):
+            for way, function in ((alone, apart), (meeting, together)):
+                with way:
+                    e.call(function, block=e.args["block"], thread=thread, team=team)
     return e.done()
 
 
+def _is_apart(e: Emit) -> Truth:
+    """Whether threads have all they need of their own, and write nothing but their shares."""
+    c, f = common(e), direction(e, e.number(0))
+    more = c["inputs_row"] + f["resets"] + f["norms"]
+    return c["own_size"].compare("!=", 0) & more.compare("==", 0)
+
+
+def _write_apart(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], steps: tuple[Emit, Emit, Emit],
+    weights: Emit, vectors: Emit, meetings: tuple[Emit, Emit],
+) -> Emit:  # fmt: skip
+    """`apart(block, thread, team)`: one step, of which each thread computes all that its share of
+    the products reads. To meet, and to wait for what another has written, would take longer."""
+    e = Emit(module, "apart", kind, ("block", "thread", "team"), internal=True)
+    c, thread, (start, gather, back) = common(e), e.args["thread"], steps
+    (barrier, move_apart), block = meetings, e.args["block"]
+    e.call(move_apart, block=block)
+    _take_own(e, c)
+    here: dict[str, Num] = {"block": block, "d": thread}
+    low, high = e.word(c["bounds"]), e.word(c["bounds"], 1)
+    e.call(vectors, **here)
+    begin_sums(e, c, direction(e, thread), copies)
+    e.call(start, **here, low=low, high=high)
+    e.call(gather, **here, low=low, high=high, first=0, last=1)
+    e.call(back, **here, low=low, high=high, first=0, last=1, chunk_low=low, chunk_high=high,
+           thread=thread, member=thread, members=e.args["team"], counter=0)  # fmt: skip
+    e.call(weights, **e.passed_on("block", "thread", "team"), own=thread, first=0, last=1)
+    with e.when(c["wants_start"].compare("!=", 0)), e.loop(c["states"]) as s:
+        _give_columns(e, c, copies, s.index, (low, high))
+    give_sums(e, c, direction(e, thread), copies)
+    e.call(barrier, block=block, counter=c["counter"], goal=e.args["team"])
+    return e.done()
+
+
+def _take_own(e: Emit, c: Frame) -> None:
+    """In `apart`: this thread's words of the direction, which are the first one's but for OWN."""
+    thread, first = e.args["thread"], direction(e, e.number(0))
+    to = e.args["block"] + (thread * len(DIRECTION) + len(COMMON)) * 8
+    with e.when(thread > 0):
+        for i, name in enumerate(DIRECTION):
+            word = first[name] + thread * c["own_size"] if name in OWN else first[name]
+            e.b.store(word.value, e.pointer(to + i * 8))
+
+
+def _give_columns(
+    e: Emit, c: Frame, copies: dict[str, Emit], s: Num, rows: tuple[Num, Num]
+) -> None:
+    """In `apart`: the gradient by the s-th state at the start, this thread's columns of all rows;
+    of the output they are those that its panels have given."""
+    f, lanes, panels, (low, high) = direction(e, e.args["thread"]), e.kind.lanes, c["U_lies"], rows
+    width = state_width(e, c, s)
+    first, end = (
+        my_share(blocks_of(e, width), panel, panels)[0] * lanes
+        for panel in my_share(panels, e.args["thread"], e.args["team"])
+    )
+    source = f["d_state"] + s * c["state_plane"] + low * c["H_row"] + first * e.kind.bytes
+    e.call(copies["give"], to=e.word(f["d_start"], s) + first * e.kind.bytes,
+           to_row=width * e.kind.bytes, source=source, source_row=c["H_row"], rows=high - low,
+           count=end.least(width) - first, order=c["order"] + low * 8)  # fmt: skip
+
+
 def _write_together(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], steps: tuple[Emit, Emit],
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], steps: tuple[Emit, Emit, Emit],
     weights: Emit, pack: Emit, barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`together(block, thread, team)`: blocks of steps, between whose phases all threads meet."""
-    start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
+    (start, *of_block), finish = steps, _write_finish(module, kind, copies)
     e = Emit(module, "together", kind, ("block", "thread", "team"), internal=True)
     c, mine, team = common(e), e.passed_on("block", "thread", "team"), e.args["team"]
     role = Role.of(c, e.args["thread"], team)
@@ -88,10 +153,10 @@ def _write_together(
     wait(1)
     with e.loop(c["T"], step=c["block_steps"]) as j:
         last, met = (j.index + c["block_steps"]).least(c["T"]), j.index // c["block_steps"] * 2 + 1
-        for function in steps:
+        for function in of_block:
             for_chunks(e, c, role, _caller(e, function, role, first=j.index, last=last))
         wait(met + 1)
-        e.call(weights, **mine, first=j.index, last=last)
+        e.call(weights, **mine, own=0, first=j.index, last=last)
         wait(met + 2)
     for_chunks(e, c, role, _caller(e, finish, role))
     with e.loop(c["D"]) as d:
@@ -235,10 +300,16 @@ def phases_back(
         run, met = run_at(e, c, i.index), (step.j * runs + i.index) * 2
         with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, step)
-        meet(e, barrier, met + 1)
+        _meet(e, barrier, met + 1)
         with e.when(is_multiplied(c, run, c["T"] - 1 - step.j)):
             _product_back(e, c, f, products, run, step)
-        meet(e, barrier, met + 2)
+        _meet(e, barrier, met + 2)
+
+
+def _meet(e: Emit, barrier: Emit, count: Num) -> None:
+    """In `back`: the count-th meeting of the members, unless they never meet."""
+    with e.when(e.args["counter"].compare("!=", 0)):
+        meet(e, barrier, count)
 
 
 def _rows_at(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> tuple[Num, Num]:
@@ -280,19 +351,18 @@ def _product_back(
     source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
     size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
     words = {"start_row": start_row, "A_row": d_row, "A_part": line, "parts": run["count"],
-             "K": run["width"], "C_row": line, "rows": R}  # fmt: skip
+             "K": run["width"], "C_row": line, "rows": R,
+             **e.passed_on("block", "member", "members")}  # fmt: skip
     with e.split(c["U_lies"].compare("!=", 0)) as (lies, panels):
         with lies:
             e.call(
                 products[1], start=start, A=source, C=to, **words,
                 B=e.word(f["matrices"], run["matrix"]), gate=f["gate_u"] + run["line"] * 8,
-                columns=run["K"], panels=c["U_lies"],
-                **e.passed_on("block", "thread", "member", "members"),
+                columns=run["K"], panels=c["U_lies"], thread=e.args["thread"],
             )  # fmt: skip
         with panels, e.loop(run["blocks"]) as b:
             lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
             e.call(
                 products[0], start=start + columns, A=source + lines, B=packed + b.index * size,
                 C=to + columns, vectors=blocks_of(e, run["K"]), turned=step.t % 2, **words,
-                **e.passed_on("block", "member", "members"),
             )  # fmt: skip

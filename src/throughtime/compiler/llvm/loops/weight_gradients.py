@@ -23,13 +23,16 @@ from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
 def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *products: Emit) -> Emit:
-    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
+    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x.
+
+    `own` is the number of the first direction's words.
+    """
     sums, functions = _write_sums(module, kind), (products[2], copies["cut"])
-    names = ("block", "thread", "team", "first", "last")
+    names = ("block", "thread", "team", "own", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
     c, g = common(e), e.args
     with e.loop(c["D"]) as d:
-        f = direction(e, d.index)
+        f = direction(e, d.index + g["own"])
         before = first_row(e, c, f, g["first"], g["last"])
         top = where(f["reverse"].compare("!=", 0), g["last"], c["T"] - g["first"]) - 1
         count = e.word(c["offset"], top) + e.word(c["alive"], top) - before
