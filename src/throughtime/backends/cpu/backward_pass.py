@@ -35,9 +35,11 @@ from throughtime.backends.cpu.look import check_input, checked, checked_lines
 from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
 from throughtime.backends.cpu.products import (
     lies_backward,
+    lying_panels,
     packed_backward,
     runs_backward,
     set_runs,
+    threads_apart,
 )
 from throughtime.backends.cpu.schedule import (
     FAR_BYTES,
@@ -49,7 +51,7 @@ from throughtime.backends.cpu.schedule import (
     target,
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
-from throughtime.compiler.llvm.abi import COLUMN_ROWS, WIDEST, part_sizes
+from throughtime.compiler.llvm.abi import COLUMN_ROWS, OWN, WIDEST, part_sizes
 from throughtime.compiler.llvm.library import backward_code
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_backward
@@ -182,22 +184,22 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     """The words of a call, and its shape."""
     plan = make_plan(key.cell, key.masks)
     shape = shape_of(key, backward_code(plan, key.bytes, target()))
-    _need_tiles(shape, asked)
+    lies = lies_backward(shape)
+    _need_tiles(shape, asked, lies)
     arena = Arena()
-    block, sizes = _blocks(shape, asked.x)
+    block, sizes = _blocks(shape, asked.x, lies)
     unpadded = block >= shape.rows.T and not asked.adds
     padded = _padded_matrices(shape, unpadded) if asked.weights and not asked.adds else {}
-    places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
-    rows = block * shape.rows.B
-    side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)  # a tile's, side by side
-    plane = rows * shape.H_row
+    copies = 1 if asked.adds else threads_apart(shape, lies, asked.x, asked.start)
+    places, own_size = _reserve(arena, sizes | padded, shape.D, copies)
+    side = _side(shape, block, lies)
     common = common_words(
-        shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
-        scratch=arena.reserve(shape.team.threads * side), d_y=CallAddress("d_y"),
-        reads_y=int(plan.reads_output), unpadded=int(unpadded), clip=CallAddress("clip"),
-        **asked.wanted, **lies_backward(shape),
+        shape, block_steps=block, operand_block_plane=block * shape.rows.B * shape.H_row,
+        scratch_size=side, scratch=arena.reserve(shape.team.threads * side),
+        d_y=CallAddress("d_y"), reads_y=int(plan.reads_output), unpadded=int(unpadded),
+        clip=CallAddress("clip"), own_size=own_size, **asked.wanted, **lies,
     )  # fmt: skip
-    template = Template(arena, common, shape.D)
+    template = Template(arena, common, max(shape.D, copies))
     shared_lists(template, shape)
     set_runs(template, runs_backward(shape))
     set_steps(template, "d_y", shape, asked.d_y)
@@ -209,6 +211,28 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
         words |= {name: CallAddress(f"{name} {d}") for name in asked.given}
         template.set_direction(d, words)
     return template, shape
+
+
+def _reserve(
+    arena: Arena, sizes: Mapping[str, int], D: int, copies: int
+) -> tuple[list[dict[str, Word]], int]:
+    """Places of each direction, and bytes from one copy of those in OWN to the next, if any."""
+    own = {name: sizes[name] for name in OWN}
+    shared = {name: bytes for name, bytes in sizes.items() if name not in own}
+    places = [arena.reserve_all(shared) for _ in range(D)]
+    begin = arena.bytes
+    places = [one | arena.reserve_all(own) for one in places]
+    size = arena.bytes - begin
+    arena.reserve((copies - 1) * size)
+    return places, size if copies > 1 else 0
+
+
+def _side(shape: Shape, block: int, lies: Mapping[str, int]) -> int:
+    """Bytes that a thread works in: a tile's rows side by side, or a panel, read from any of its
+    columns on."""
+    rows, size = shape.rows.B, shape.code.kind.size
+    beside = block * rows * max(COLUMN_ROWS[0] * shape.code.kind.bytes, size)
+    return max(beside, (rows * max(lying_panels(shape, lies), default=0) + 1) * size)
 
 
 def _padded_matrices(shape: Shape, unpadded: bool) -> dict[str, int]:
@@ -253,30 +277,29 @@ def _direction(
     return words
 
 
-def _need_tiles(shape: Shape, asked: Asked) -> None:
+def _need_tiles(shape: Shape, asked: Asked, lies: Mapping[str, int]) -> None:
     """Tiles for U^T and W^T, and for the sums over rows."""
     size, tiles = shape.code.kind.size, shape.code.tiles
     units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}
     inputs = shape.I_row // size
     every = units | {inputs} if asked.x else units
-    most = {WIDEST, shape.widest} if any(lies_backward(shape).values()) else {WIDEST}
-    rows = [part_sizes(n, v) for n in every for v in most]
+    rows = [part_sizes(n, WIDEST) for n in every]
+    rows.append(lying_panels(shape, lies))
     columns = [part_sizes(n, tiles.column_widest) for n in units | {inputs}]
     tiles.need(set().union(*rows), set().union(*columns) if asked.weights else ())
 
 
-def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
+def _blocks(shape: Shape, wants_x: bool, lies: Mapping[str, int]) -> tuple[int, dict[str, int]]:
     """Steps of a block, and bytes of what one direction works in."""
     plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
     matrices = len(plan.with_a) * shape.H * I_row + shape.widths.recurrent * shape.code.kind.bytes
     least = LEAST_ROWS_FAR if matrices > FAR_BYTES else LEAST_ROWS
     block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, least)
-    count, lies = block * rows.B, lies_backward(shape)
+    count = block * rows.B
     return block, {
         "U_back": 0 if lies["U_lies"] else packed_backward(shape),
         "W_back": len(plan.with_a) * shape.H * I_row if wants_x and not lies["W_lies"] else 0,
-        "bias": len(plan.sums) * H_row,
         "unit_values": len(plan.vectors) * H_row,
         "d_state": len(plan.state_names) * rows.B * H_row,
         "direct": rows.B * H_row,

@@ -30,7 +30,7 @@ from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
 from throughtime.backends.cpu.schedule import is_in_place, plan_of
 from throughtime.backends.cpu.shape import Key, Shape
-from throughtime.compiler.llvm.abi import RUN, WIDEST, part_sizes
+from throughtime.compiler.llvm.abi import RUN, WIDEST, WIDEST_ALONE, part_sizes
 from throughtime.compiler.plan import Phase
 
 
@@ -189,25 +189,43 @@ _waiting: dict[int, _Pack] = {}  # by the parameter's id
 
 
 def lies_backward(shape: Shape) -> dict[str, int]:
-    """Words: whether a backward pass multiplies by W^T, and by U^T, where these matrices lie.
-
-    A panel of columns must end with a line: it is full, or there are several. One thread alone
-    writes columns of U that are in two panels.
-    """
-    plan, widths = shape.plan, shape.widths
+    """Words: how a backward pass cuts W, and U, where it multiplies by their transposes in place;
+    0 where they are packed."""
+    plan, widths, team = shape.plan, shape.widths, shape.team
     if plan.computed or not is_in_place(plan, shape.rows.T, shape.rows.B):
         return {"W_lies": 0, "U_lies": 0}
-    W = bool(plan.with_a) and _ends_with_panel(shape, shape.I)
-    runs = runs_of(shape, plan.phases[0])
+    most = WIDEST_ALONE if shape.rows.B == 1 else WIDEST
+    W = _panels(shape, shape.I, most, team.threads) if plan.with_a else 0
     line = plan.phases[0].places[0]
-    alone = shape.team.members == 1 and len(runs) == 1 and widths.blocks[line] == 1
-    U = alone and _ends_with_panel(shape, widths.sources[line])
-    return {"W_lies": int(W), "U_lies": int(U)}
+    whole = len(runs_of(shape, plan.phases[0])) == 1 and widths.blocks[line] == 1
+    U = _panels(shape, widths.sources[line], shape.widest, team.members) if whole else 0
+    return {"W_lies": W, "U_lies": U}
 
 
-def _ends_with_panel(shape: Shape, columns: int) -> bool:
+def _panels(shape: Shape, columns: int, most: int, threads: int) -> int:
+    """Into how many panels of at most so many vectors columns are cut, the same for each thread. A
+    line is no shorter than a panel, so that the last one may end with it; 0: than a vector."""
     lanes = shape.code.kind.lanes
-    return columns % lanes == 0 or columns > lanes * shape.widest
+    vectors, most = -(-columns // lanes), min(most, columns // lanes)
+    return min(vectors, -(-vectors // (most * threads)) * threads) if most else 0
+
+
+def lying_panels(shape: Shape, lies: Mapping[str, int]) -> set[int]:
+    """The vectors of these panels."""
+    plan, lanes = shape.plan, shape.code.kind.lanes
+    sources = shape.widths.sources[plan.phases[0].places[0]] if lies["U_lies"] else 0
+    cuts = (shape.I, lies["W_lies"]), (sources, lies["U_lies"])
+    counts = [(-(-columns // lanes), panels) for columns, panels in cuts if panels]
+    return {v for n, panels in counts for v in (n // panels, -(-n // panels))}
+
+
+def threads_apart(shape: Shape, lies: Mapping[str, int], wants_x: bool, wants_start: bool) -> int:
+    """How many threads carry a backward pass of one step without a meeting, each with a part of all
+    rows; 1: they meet, since they pack what they multiply by, or share rows."""
+    one = shape.D * shape.team.chunks == 1 and not shape.plan.computed
+    apart = one and is_in_place(shape.plan, shape.rows.T, shape.rows.B)
+    lie = (lies["W_lies"] or not wants_x) and (lies["U_lies"] or not wants_start)
+    return shape.team.threads if apart and lie else 1
 
 
 def owner_of(call: Call, rows: int) -> Tensor | None:

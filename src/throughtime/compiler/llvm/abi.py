@@ -136,7 +136,7 @@ COMMON_WORDS: Final = {
     "with_a": "how many of these have x; they come first",
     "unit_parameters": "how many parameters of one number a unit",
     "panel": "unit blocks in a panel of the last phase",
-    "widest": "vectors of its widest tile, and of the widest of a matrix as it lies",
+    "widest": "vectors of its widest tile",
     "places": "from a panel's start to the start of the chain of each of its vectors",
     "flat": "the same for vectors that lie side by side",
     # its phases
@@ -172,8 +172,9 @@ COMMON_WORDS: Final = {
     # backward
     "d_y": "gradients by the output", "d_y_steps": "to each step of them",
     "d_y_row": "from row to row",
-    "W_lies": "whether W is multiplied by its transpose where it lies, unpacked",
-    "U_lies": "whether the other matrix is",
+    "W_lies": "panels of the columns of W, multiplied by its transpose unpacked; 0: it is packed",
+    "U_lies": "of the other matrix, likewise",
+    "own_size": "from one thread's OWN to the next one's; 0: all threads share them",
     "wants_x": "whether gradients by x are wanted",
     "wants_weights": "whether gradients by parameters are",
     "wants_start": "whether gradients by the states at the start are",
@@ -185,8 +186,7 @@ COMMON_WORDS: Final = {
 
 DIRECTION_WORDS: Final = {
     "reverse": "whether time runs backward",
-    "y_first": "from y to this direction's units",
-    "d_y_first": "from d_y to them",
+    "y_first": "from y to this direction's units", "d_y_first": "from d_y to them",
     # parameters as they are
     "W": "the matrix of x",
     "matrices": "the others that multiply, U first",
@@ -205,22 +205,18 @@ DIRECTION_WORDS: Final = {
     "gate_last": "of the sums of the last phase, the same",
     "matrix_last": "of these, which matrix",
     # states
-    "start": "where each starts; 0: at zero",
-    "final": "where each ends",
-    "state": "their buffers",
-    "new": "the buffer of the new output",
+    "start": "where each starts; 0: at zero", "final": "where each ends",
+    "state": "their buffers", "new": "the buffer of the new output",
     "saved": "what is kept for the backward pass",
     "inputs": "direct inputs and masks of each row over all steps",
     "resets": "RESETS of the resets; 0: there are none",
     "traces": "TRACE for each state besides the output, or gradients by these; 0: not wanted",
     # backward
-    "d_final": "gradients by the final states",
-    "d_start": "gradients by those at the start",
+    "d_final": "gradients by the final states", "d_start": "by those at the start",
     "d_state": "gradients by the states, of the step at hand",
     "direct": "gradients by the old output that go past the sums",
     "x_block": "x of a block of steps",
-    "old_block": "old outputs of a block",
-    "y_block": "outputs of a block",
+    "old_block": "old outputs of a block", "y_block": "outputs of a block",
     "d_y_block": "gradients by these",
     "d_sums": "gradients by the sums of a block",
     "d_operand_rows": "gradients by what phases multiply, other than the old output",
@@ -231,8 +227,7 @@ DIRECTION_WORDS: Final = {
     "d_W_cut": "where d_W goes without what fills its vectors; 0: it is there already",
     "d_matrices_cut": "where each of d_matrices goes, likewise",
     "d_bias": "sums of gradients by sums and unit parameters over rows and steps",
-    "d_W_bias": "by the bias of W",
-    "d_U_bias": "by the bias of U",
+    "d_W_bias": "by the bias of W", "d_U_bias": "by the bias of U",
     "d_unit_parameters_at": "where gradients by each unit parameter go",
     "d_inputs": "by direct inputs, as these lie",
     "norms": "of each row over all steps, a norm for each state; 0: not wanted",
@@ -294,6 +289,11 @@ DIRECTION: Final = tuple(DIRECTION_WORDS)
 RUN: Final = tuple(RUN_WORDS)
 TRACE: Final = tuple(TRACE_WORDS)
 RESETS: Final = tuple(RESETS_WORDS)
+OWN: Final = (
+    "unit_values", "d_state", "direct", "x_block", "old_block", "operand_block", "d_operand_rows",
+    "y_block", "d_y_block", "d_sums", "d_bias",
+)  # fmt: skip
+"""What each thread has of its own where none waits for another."""
 
 # What functions are given that regions call by their addresses.
 

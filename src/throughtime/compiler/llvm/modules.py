@@ -28,6 +28,7 @@ from throughtime.compiler.llvm.packing import (
     write_lines,
     write_packing,
     write_squares,
+    write_vectors,
 )
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
@@ -39,18 +40,21 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     module = ir.Module("loops")
     copies = rows.write_copies(module, kind)
     product = products.write_product(module, kind)
-    barrier = team.write_barrier(module, kind, machine)
+    move_apart = team.write_move_apart(module, kind)
+    barrier = team.write_barrier(module, kind, move_apart, machine)
+    vectors = write_vectors(module, kind, copies, back)
     if back:
-        transposed = products.write_transposed_product(module, kind)
+        transposed = products.write_transposed_product(module, kind, copies["cut"])
         every = product, transposed, products.write_column_product(module, kind)
-        pack = write_packing(module, kind, copies, write_columns(module, kind), back)
-        backward.write_backward(module, kind, copies, every, pack, barrier, machine)
+        pack = write_packing(module, kind, vectors, write_columns(module, kind), back)
+        meetings = barrier, move_apart
+        backward.write_backward(module, kind, copies, every, (pack, vectors), meetings, machine)
     else:
         squares = write_squares(module, kind)
         height = line_rows(machine.registers)
         lines = products.write_line_product(module, kind, height)
         all_three = product, lines, products.write_turn_rows(module, kind, height)
-        pack = write_packing(module, kind, copies, write_lines(module, kind, squares), back)
+        pack = write_packing(module, kind, vectors, write_lines(module, kind, squares), back)
         forward.write_forward(module, kind, copies, all_three, pack, barrier, machine)
     return module
 

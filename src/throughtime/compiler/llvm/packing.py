@@ -24,7 +24,7 @@ from throughtime.compiler.llvm.loops.rows import (
 from throughtime.compiler.llvm.product import parts_of
 from throughtime.compiler.llvm.tile import transposed
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
-from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
+from throughtime.compiler.llvm.writer import Emit, Frame, begin, common, direction
 
 _AT_ONCE = 4
 """Vectors that are compared in one turn of a loop."""
@@ -96,9 +96,21 @@ def write_squares(module: ir.Module, kind: Kind) -> Emit:
     return e.done()
 
 
-def write_packing(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], matrices: Emit, back: bool
-) -> Emit:
+def write_vectors(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
+    """`pack_vectors(block, d)`: one direction's parameters of one number a unit, and biases where
+    chains start with them."""
+    e, c, f, _ = begin(module, "pack_vectors", kind, ())
+    if not back:
+        _pack_bias(e, c, f)
+    with e.loop(c["unit_parameters"]) as v:
+        to = f["unit_values"] + v.index * c["H_row"]
+        source = e.word(f["unit_parameters_at"], v.index)
+        e.call(copies["take"], to=to, to_row=0, source=source, source_row=0, rows=1, count=c["H"],
+               order=c["zeros"])  # fmt: skip
+    return e.done()
+
+
+def write_packing(module: ir.Module, kind: Kind, vectors: Emit, matrices: Emit, back: bool) -> Emit:
     """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies,
     unless the arena has it from a region before; `matrices` packs lines or, back, columns."""
     e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
@@ -111,12 +123,7 @@ def write_packing(
             with e.when(c["in_place"].compare("==", 0)):
                 _pack_panels(e, c, f, matrices, (e.args["thread"], e.args["team"]))
         with e.when(e.args["thread"].compare("==", 0)):
-            _pack_bias(e, c, f)
-            with e.loop(c["unit_parameters"]) as v:
-                to = f["unit_values"] + v.index * c["H_row"]
-                source = e.word(f["unit_parameters_at"], v.index)
-                e.call(copies["take"], to=to, to_row=0, source=source, source_row=0, rows=1,
-                       count=c["H"], order=c["zeros"])  # fmt: skip
+            e.call(vectors, block=e.args["block"], d=d.index)
     return e.done()
 
 

@@ -108,35 +108,57 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     return e.done()
 
 
-def write_transposed_product(module: ir.Module, kind: Kind) -> Emit:
+def write_transposed_product(module: ir.Module, kind: Kind, cut: Emit) -> Emit:
     """C = start + A B, B the gates of a matrix as they lie: `transposed_product(block, ...)`.
 
-    for panels of columns: for gates: for lines that a near cache holds: for tiles of rows: tile
+    for a member's panels of columns: for gates: for lines that a near cache holds:
+        for tiles of rows: tile
 
-    The last panel ends with the line: some of its columns are the last ones of the panel before,
-    computed once more. C must not be where chains start.
+    A panel that a line is too short for ends with the line, and begins in the panel before, which
+    another thread may have: it grows in the thread's scratch, and its own columns are cut out.
+
+    Args:
+        module, kind: of the code.
+        cut: copies rows.
     """
-    names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "gate", "parts", "K", "C",
-             "C_row", "rows", "columns")  # fmt: skip
+    names = ("block", "thread", "start", "start_row", "A", "A_row", "A_part", "B", "gate", "parts",
+             "K", "C", "C_row", "rows", "columns", "panels", "member", "members")  # fmt: skip
     e = Emit(module, "transposed_product", kind, names, internal=True)
     c, g = common(e), e.args
-    line = g["columns"] * kind.bytes
-    with parts_of(e, (line + kind.size - 1) // kind.size, c["widest"]) as (first, V):
-        column = (first * kind.size).least(line - V * kind.size)
-        with e.loop(g["parts"]) as q, e.loop(g["K"], step=NEAR_LINES) as k:
-            source = g["B"] + (e.word(g["gate"], q.index).most(0) * g["K"] + k.index) * line
-            A = g["A"] + g["A_part"] * q.index + k.index * kind.bytes
-            begins = (q.index + k.index).compare("==", 0)
-            with parts_of(e, g["rows"], e.word(c["heights"], V)) as (row, R):
-                C, start = (g[n] + g[f"{n}_row"] * row + column for n in ("C", "start"))
-                e.call_at(
-                    e.word(c["tiles"], V * PLACES + R), TILE, start=where(begins, start, C),
-                    start_row=where(begins, g["start_row"], g["C_row"]), places=c["flat"],
-                    A=A + g["A_row"] * row, A_part=0, B=source + column, B_step=line, parts=1,
-                    K=(g["K"] - k.index).least(NEAR_LINES), C=C, ahead=C, ahead_step=0,
-                    **e.passed_on("A_row", "C_row"),
-                )  # fmt: skip
+    line, vectors = g["columns"] * kind.bytes, (g["columns"] + kind.lanes - 1) // kind.lanes
+    low, high = my_share(g["panels"], g["member"], g["members"])
+    with e.loop(high, start=low) as panel:
+        begin, end = my_share(vectors, panel.index, g["panels"])
+        V, first = end - begin, begin * kind.size
+        column = first.least(line - V * kind.size)
+        whole, scratch = column >= first, c["scratch"] + g["thread"] * c["scratch_size"]
+        C = where(whole, g["C"] + column, scratch)
+        C_row = where(whole, g["C_row"], V * kind.size)
+        _transposed_panel(e, c, (column, V), (C, C_row))
+        with e.when(column < first):
+            e.call(cut, to=g["C"] + first, to_row=g["C_row"], source=C + (first - column),
+                   source_row=C_row, rows=g["rows"],
+                   count=g["columns"] - begin * kind.lanes)  # fmt: skip
     return e.done()
+
+
+def _transposed_panel(e: Emit, c: Frame, panel: tuple[Num, Num], to: tuple[Num, Num]) -> None:
+    """In `transposed_product`: V vectors of each row from a column on, grown where they go to."""
+    g, bytes, (column, V), (C, C_row) = e.args, e.kind.bytes, panel, to
+    line = g["columns"] * bytes
+    with e.loop(g["parts"]) as q, e.loop(g["K"], step=NEAR_LINES) as k:
+        source = g["B"] + (e.word(g["gate"], q.index).most(0) * g["K"] + k.index) * line
+        A = g["A"] + g["A_part"] * q.index + k.index * bytes
+        begins = (q.index + k.index).compare("==", 0)
+        with parts_of(e, g["rows"], e.word(c["heights"], V)) as (row, R):
+            own, start = C + C_row * row, g["start"] + g["start_row"] * row + column
+            e.call_at(
+                e.word(c["tiles"], V * PLACES + R), TILE, start=where(begins, start, own),
+                start_row=where(begins, g["start_row"], C_row), places=c["flat"],
+                A=A + g["A_row"] * row, A_part=0, B=source + column, B_step=line, parts=1,
+                K=(g["K"] - k.index).least(NEAR_LINES), C=own, C_row=C_row, ahead=own,
+                ahead_step=0, **e.passed_on("A_row"),
+            )  # fmt: skip
 
 
 def write_line_product(module: ir.Module, kind: Kind, height: int) -> Emit:

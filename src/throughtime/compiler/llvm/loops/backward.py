@@ -7,14 +7,6 @@
 
 The gradients of the sums live in one block that stays in cache; what was saved is never written.
 Weight gradients are summed over rows in one order, whatever the number of threads.
-
-Before a step is gone back over, the norms of each row's gradients by the new states are seen, and
-clipped to c:
-
-    n_s = || dL/ds ||  for each state s;  all of them times c / n where n = sqrt(sum n_s^2) > c
-
-Norms are those before clipping. Squares are summed in float64: no gradient that a number can hold
-overflows in them.
 """
 
 from __future__ import annotations
@@ -24,7 +16,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import CELL_BACKWARD, Kind
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, COMMON, DIRECTION, OWN, Kind
 from throughtime.compiler.llvm.loops.rows import (
     alive,
     blocks_of,
@@ -32,13 +24,14 @@ from throughtime.compiler.llvm.loops.rows import (
     for_chunks,
     give_states,
     is_multiplied,
-    lanes_below,
     run_at,
+    see,
     state_width,
     take_states,
     time_of,
     write_reset,
     write_reset_back,
+    write_seen,
     write_take_traces,
 )
 from throughtime.compiler.llvm.loops.team import (
@@ -54,41 +47,120 @@ from throughtime.compiler.llvm.loops.weight_gradients import (
     line_size,
     write_weights,
 )
-from throughtime.compiler.llvm.values import Num, Real, Vector, sqrt, where
+from throughtime.compiler.llvm.values import Num, Truth, where
 from throughtime.compiler.llvm.writer import Emit, Frame, begin, common, direction
 from throughtime.compiler.runtime.machine import Machine
 
 
 def write_backward(
     module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit, Emit],
-    pack: Emit, barrier: Emit, machine: Machine,
+    packs: tuple[Emit, Emit], meetings: tuple[Emit, Emit], machine: Machine,
 ) -> Emit:  # fmt: skip
     """`backward(block)`: the region that every thread of the team runs."""
-    start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
-    gather = _write_gather(module, kind, copies)
-    back = _write_back(module, kind, (*products[:2], barrier))
+    back = _write_back(module, kind, (*products[:2], meetings[0]))
+    steps = _write_start(module, kind, copies), _write_gather(module, kind, copies), back
     weights = write_weights(module, kind, copies, *products)
+    together = _write_together(module, kind, copies, steps, weights, packs[0], meetings[0])
+    apart = _write_apart(module, kind, copies, steps, weights, packs[1], meetings)
     e = Emit(module, "backward", kind, ("block",))
-    c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        role = Role.of(c, thread, team)
-        e.call(pack, block=block, thread=thread, team=team)
-        for_chunks(e, c, role, _caller(e, start, role))
-        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
-            begin_sums(e, c, direction(e, d.index), copies)
-        e.call(barrier, block=block, counter=c["counter"], goal=team)
-        steps = c["block_steps"]
-        with e.loop(c["T"], step=steps) as j:
-            last, met = (j.index + steps).least(c["T"]), j.index // steps * 2 + 1
-            for function in (gather, back):
-                for_chunks(e, c, role, _caller(e, function, role, first=j.index, last=last))
-            e.call(barrier, block=block, counter=c["counter"], goal=(met + 1) * team)
-            e.call(weights, block=block, thread=thread, team=team, first=j.index, last=last)
-            e.call(barrier, block=block, counter=c["counter"], goal=(met + 2) * team)
-        for_chunks(e, c, role, _caller(e, finish, role))
-        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
-            give_sums(e, c, direction(e, d.index), copies)
+        with e.split(_is_apart(e)) as (alone, meeting):
+            for way, function in ((alone, apart), (meeting, together)):
+                with way:
+                    e.call(function, block=e.args["block"], thread=thread, team=team)
+    return e.done()
+
+
+def _is_apart(e: Emit) -> Truth:
+    """Whether threads have all they need of their own, and write nothing but their shares."""
+    c, f = common(e), direction(e, e.number(0))
+    more = c["inputs_row"] + f["resets"] + f["norms"]
+    return c["own_size"].compare("!=", 0) & more.compare("==", 0)
+
+
+def _write_apart(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], steps: tuple[Emit, Emit, Emit],
+    weights: Emit, vectors: Emit, meetings: tuple[Emit, Emit],
+) -> Emit:  # fmt: skip
+    """`apart(block, thread, team)`: one step, of which each thread computes all that its share of
+    the products reads. To meet, and to wait for what another has written, would take longer."""
+    e = Emit(module, "apart", kind, ("block", "thread", "team"), internal=True)
+    c, thread, (start, gather, back) = common(e), e.args["thread"], steps
+    (barrier, move_apart), block = meetings, e.args["block"]
+    e.call(move_apart, block=block)
+    _take_own(e, c)
+    here: dict[str, Num] = {"block": block, "d": thread}
+    low, high = e.word(c["bounds"]), e.word(c["bounds"], 1)
+    e.call(vectors, **here)
+    begin_sums(e, c, direction(e, thread), copies)
+    e.call(start, **here, low=low, high=high)
+    e.call(gather, **here, low=low, high=high, first=0, last=1)
+    e.call(back, **here, low=low, high=high, first=0, last=1, chunk_low=low, chunk_high=high,
+           thread=thread, member=thread, members=e.args["team"], counter=0)  # fmt: skip
+    e.call(weights, **e.passed_on("block", "thread", "team"), own=thread, first=0, last=1)
+    with e.when(c["wants_start"].compare("!=", 0)), e.loop(c["states"]) as s:
+        _give_columns(e, c, copies, s.index, (low, high))
+    give_sums(e, c, direction(e, thread), copies)
+    e.call(barrier, block=block, counter=c["counter"], goal=e.args["team"])
+    return e.done()
+
+
+def _take_own(e: Emit, c: Frame) -> None:
+    """In `apart`: this thread's words of the direction, which are the first one's but for OWN."""
+    thread, first = e.args["thread"], direction(e, e.number(0))
+    to = e.args["block"] + (thread * len(DIRECTION) + len(COMMON)) * 8
+    with e.when(thread > 0):
+        for i, name in enumerate(DIRECTION):
+            word = first[name] + thread * c["own_size"] if name in OWN else first[name]
+            e.b.store(word.value, e.pointer(to + i * 8))
+
+
+def _give_columns(
+    e: Emit, c: Frame, copies: dict[str, Emit], s: Num, rows: tuple[Num, Num]
+) -> None:
+    """In `apart`: the gradient by the s-th state at the start, this thread's columns of all rows;
+    of the output they are those that its panels have given."""
+    f, lanes, panels, (low, high) = direction(e, e.args["thread"]), e.kind.lanes, c["U_lies"], rows
+    width = state_width(e, c, s)
+    first, end = (
+        my_share(blocks_of(e, width), panel, panels)[0] * lanes
+        for panel in my_share(panels, e.args["thread"], e.args["team"])
+    )
+    source = f["d_state"] + s * c["state_plane"] + low * c["H_row"] + first * e.kind.bytes
+    e.call(copies["give"], to=e.word(f["d_start"], s) + first * e.kind.bytes,
+           to_row=width * e.kind.bytes, source=source, source_row=c["H_row"], rows=high - low,
+           count=end.least(width) - first, order=c["order"] + low * 8)  # fmt: skip
+
+
+def _write_together(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], steps: tuple[Emit, Emit, Emit],
+    weights: Emit, pack: Emit, barrier: Emit,
+) -> Emit:  # fmt: skip
+    """`together(block, thread, team)`: blocks of steps, between whose phases all threads meet."""
+    (start, *of_block), finish = steps, _write_finish(module, kind, copies)
+    e = Emit(module, "together", kind, ("block", "thread", "team"), internal=True)
+    c, mine, team = common(e), e.passed_on("block", "thread", "team"), e.args["team"]
+    role = Role.of(c, e.args["thread"], team)
+
+    def wait(meeting: Num | int) -> None:
+        e.call(barrier, block=e.args["block"], counter=c["counter"], goal=team * meeting)
+
+    e.call(pack, **mine)
+    for_chunks(e, c, role, _caller(e, start, role))
+    with e.loop(c["D"]) as d:
+        begin_sums(e, c, direction(e, d.index), copies)
+    wait(1)
+    with e.loop(c["T"], step=c["block_steps"]) as j:
+        last, met = (j.index + c["block_steps"]).least(c["T"]), j.index // c["block_steps"] * 2 + 1
+        for function in of_block:
+            for_chunks(e, c, role, _caller(e, function, role, first=j.index, last=last))
+        wait(met + 1)
+        e.call(weights, **mine, own=0, first=j.index, last=last)
+        wait(met + 2)
+    for_chunks(e, c, role, _caller(e, finish, role))
+    with e.loop(c["D"]) as d:
+        give_sums(e, c, direction(e, d.index), copies)
     return e.done()
 
 
@@ -98,7 +170,8 @@ def _caller(e: Emit, function: Emit, role: Role, **steps: Num) -> Callable[..., 
     def run(d: Num, low: Num, high: Num) -> None:
         begin, end = my_share(high - low, role.member, role.members)
         words = {"chunk_low": low, "chunk_high": high, "member": role.member,
-                 "members": role.members, "counter": role.counter}  # fmt: skip
+                 "members": role.members, "counter": role.counter,
+                 "thread": role.task * role.members + role.member}  # fmt: skip
         words = {name: v for name, v in words.items() if name in function.args}  # of `back` alone
         e.call(function, block=e.args["block"], d=d, low=low + begin, high=low + end, **steps,
                **words)  # fmt: skip
@@ -132,7 +205,7 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
 
 
 STEPS = ("low", "high", "first", "last")
-CHUNK = ("chunk_low", "chunk_high", "member", "members", "counter")
+CHUNK = ("chunk_low", "chunk_high", "thread", "member", "members", "counter")
 
 
 def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
@@ -227,10 +300,16 @@ def phases_back(
         run, met = run_at(e, c, i.index), (step.j * runs + i.index) * 2
         with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, step)
-        meet(e, barrier, met + 1)
+        _meet(e, barrier, met + 1)
         with e.when(is_multiplied(c, run, c["T"] - 1 - step.j)):
             _product_back(e, c, f, products, run, step)
-        meet(e, barrier, met + 2)
+        _meet(e, barrier, met + 2)
+
+
+def _meet(e: Emit, barrier: Emit, count: Num) -> None:
+    """In `back`: the count-th meeting of the members, unless they never meet."""
+    with e.when(e.args["counter"].compare("!=", 0)):
+        meet(e, barrier, count)
 
 
 def _rows_at(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> tuple[Num, Num]:
@@ -272,91 +351,18 @@ def _product_back(
     source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
     size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
     words = {"start_row": start_row, "A_row": d_row, "A_part": line, "parts": run["count"],
-             "K": run["width"], "C_row": line, "rows": R}  # fmt: skip
+             "K": run["width"], "C_row": line, "rows": R,
+             **e.passed_on("block", "member", "members")}  # fmt: skip
     with e.split(c["U_lies"].compare("!=", 0)) as (lies, panels):
         with lies:
             e.call(
-                products[1], block=e.args["block"], start=start, A=source, C=to, **words,
+                products[1], start=start, A=source, C=to, **words,
                 B=e.word(f["matrices"], run["matrix"]), gate=f["gate_u"] + run["line"] * 8,
-                columns=run["K"],
+                columns=run["K"], panels=c["U_lies"], thread=e.args["thread"],
             )  # fmt: skip
         with panels, e.loop(run["blocks"]) as b:
             lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
             e.call(
                 products[0], start=start + columns, A=source + lines, B=packed + b.index * size,
                 C=to + columns, vectors=blocks_of(e, run["K"]), turned=step.t % 2, **words,
-                **e.passed_on("block", "member", "members"),
             )  # fmt: skip
-
-
-def write_seen(module: ir.Module, kind: Kind) -> Emit:
-    """`seen(...)`: of R rows from row `low` on, the n-th over all steps and the m-th of the block.
-
-    for rows: for states: norm; where too large: for states: scale
-    """
-    e, c, f, g = begin(module, "seen", kind, ("low", "R", "n", "m"))
-    with e.loop(g["R"]) as row:
-        with e.loop(c["states"], e.scalar(0).widened()) as s:
-            units = e.word(c["state_widths"], s.index)
-            square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
-            with e.when(f["norms"].compare("!=", 0)):
-                place = (g["n"] + row.index) * c["states"] + s.index
-                norm = _narrow(e, sqrt(square))
-                e.store(norm, f["norms"] + place * kind.bytes)
-            s.next = [s.values[0] + square]
-        with e.when(c["clip"].compare("!=", 0)):
-            _clip(e, c, f, row.index, sqrt(s.values[0]))
-    return e.done()
-
-
-def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> None:
-    """In `back`: look at the rows of a step where somebody asks, before its derivative: how many,
-    the first one's number over all steps, and in the block."""
-    R, n, m = rows
-    with e.when(f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)):
-        e.call(seen, **e.passed_on("block", "d", "low"), R=R, n=n, m=m)
-
-
-def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:
-    """Where a row's gradient by a state lies: what later steps say, and the output; else zeros."""
-    g, line = e.args, c["H_row"]
-    later = f["d_state"] + s * c["state_plane"] + (g["low"] + row) * line
-    return later, where(s.compare("==", 0), f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
-
-
-def _square(e: Emit, c: Frame, units: Num, later: Num, output: Num) -> Real:
-    """The squared norm of their sum over so many units, in float64."""
-    zero = e.constant(0)
-    with e.loop(c["H_row"] // e.kind.size, zero.widened()) as block:
-        at, left = block.index * e.kind.size, units - block.index * e.kind.lanes
-        value = e.load(later + at) + e.load(output + at)
-        value = where(lanes_below(e, left), value, zero).widened()
-        block.next = [block.values[0] + value * value]
-    return _across(block.values[0])
-
-
-def _across(v: Vector) -> Real:
-    """The sum of a vector's numbers, by halves."""
-    lanes = v.lanes
-    while lanes > 1:
-        lanes //= 2
-        v = v.shuffled(range(lanes)) + v.shuffled(range(lanes, 2 * lanes))
-    return v.first()
-
-
-def _clip(e: Emit, c: Frame, f: Frame, row: Num, norm: Real) -> None:
-    """The row's gradients scaled to the norm asked for, where theirs is larger."""
-    most = e.real(c["clip"]).widened()
-    with e.when(norm > most):
-        scale = e.spread(_narrow(e, most / norm))
-        with e.loop(c["states"]) as s, e.loop(c["H_row"] // e.kind.size) as block:
-            at = block.index * e.kind.size
-            later, output = (v + at for v in _places(e, c, f, row, s.index))
-            e.store(e.load(later) * scale, later)
-            with e.when(s.index.compare("==", 0)):
-                e.store(e.load(output) * scale, output)
-
-
-def _narrow(e: Emit, value: Real) -> Real:
-    """A number of float64 as those that are computed with."""
-    return value if e.kind.bytes == 8 else value.narrowed()

@@ -152,7 +152,6 @@ def write_move_apart(module: ir.Module, kind: Kind) -> Emit:
             other.next = [where(there, 1, other.values[0])]
         with e.when((other.values[0] > 0) & (mine >= 0) & (mine < MASK_WORDS * 64)):
             _leave(e, c, mine)
-    b.call(e.foreign(c["yield"], whole, []), [])
     return e.done()
 
 
@@ -181,14 +180,13 @@ def _leave(e: Emit, c: Frame, processor: Num) -> None:
             call("set_affinity", kept)
 
 
-def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
+def write_barrier(module: ir.Module, kind: Kind, apart: Emit, machine: Machine) -> Emit:
     """`barrier(block, counter, goal)`: arrive, then wait until `goal` arrivals were counted.
 
     It spins a bounded while, since a barrier is short, leaves a processor that it shares with
     another thread of the team, and at last yields and sleeps, since a thread that is waited for may
     have no processor.
     """
-    apart = write_move_apart(module, kind)
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
     b = e.b
     counter = e.pointer(e.args["counter"])
@@ -218,6 +216,7 @@ def _rest(e: Emit, looks: ir.Value, apart: Emit, machine: Machine) -> None:
         with soon:
             with b.if_then(b.icmp_signed("==", looks, I64(SPINS + 1))):
                 e.call(apart, **e.passed_on("block"))
+                b.call(e.foreign(c["yield"], whole, []), [])
             if machine.triple.startswith("x86"):
                 b.call(e.plain("llvm.x86.sse2.pause", VOID, []), [])
             else:

@@ -9,7 +9,8 @@ sequence into calls that add to one another, changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -22,13 +23,16 @@ from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
 def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *products: Emit) -> Emit:
-    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
+    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x.
+
+    `own` is the number of the first direction's words.
+    """
     sums, functions = _write_sums(module, kind), (products[2], copies["cut"])
-    names = ("block", "thread", "team", "first", "last")
+    names = ("block", "thread", "team", "own", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
     c, g = common(e), e.args
     with e.loop(c["D"]) as d:
-        f = direction(e, d.index)
+        f = direction(e, d.index + g["own"])
         before = first_row(e, c, f, g["first"], g["last"])
         top = where(f["reverse"].compare("!=", 0), g["last"], c["T"] - g["first"]) - 1
         count = e.word(c["offset"], top) + e.word(c["alive"], top) - before
@@ -40,11 +44,10 @@ def write_weights(module: ir.Module, kind: Kind, copies: dict[str, Emit], *produ
             _weights(e, c, f, functions, gates, rows, matrix)
             with e.loop(c["early"] + 1) as i:
                 _run(e, c, f, functions, run_at(e, c, i.index), count)
-            columns = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // kind.size)
-            low, high = my_share(columns, g["thread"], g["team"])
-            to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
-            source, row = _walked(f, source, line_size(c, kind), count)
-            e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
+            source, row = _walked(f, f["d_sums"], line_size(c, kind), count)
+            with _my_units(e, c) as (at, vectors):
+                e.call(sums, to=f["d_bias"] + at, source=source + at, row=row, rows=count,
+                       vectors=vectors)  # fmt: skip
     return e.done()
 
 
@@ -85,17 +88,20 @@ def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
 
 
 def _input(e: Emit, c: Frame, f: Frame, products: Sequence[Emit], before: Num, count: Num) -> None:
-    """dx = W^T d_sums, this thread's share of a block's rows."""
-    g, line = e.args, line_size(c, e.kind)
+    """dx = W^T d_sums, this thread's share of a block's rows; of columns where W is not packed."""
+    g, line, lies = e.args, line_size(c, e.kind), c["W_lies"].compare("!=", 0)
     low, high = my_share(count, g["thread"], g["team"])
+    low, high = where(lies, 0, low), where(lies, count, high)
     words: dict[str, Num | int] = {
         "block": g["block"], "start": c["zeros"], "start_row": 0, "A": f["d_sums"] + low * line,
         "A_row": line, "A_part": c["H_row"], "parts": c["with_a"], "K": c["H"],
         "C": f["d_x"] + (before + low) * c["I_row"], "C_row": c["I_row"], "rows": high - low,
     }  # fmt: skip
-    with e.split(c["W_lies"].compare("!=", 0)) as (lies, packed):
-        with lies:
-            e.call(products[1], B=f["W"], gate=f["gate_a"], columns=c["I"], **words)
+    with e.split(lies) as (whole, packed):
+        with whole:
+            e.call(products[1], B=f["W"], gate=f["gate_a"], columns=c["I"], panels=c["W_lies"],
+                   thread=g["thread"], member=g["thread"], members=g["team"],
+                   **words)  # fmt: skip
         with packed:
             e.call(products[0], B=f["W_back"], vectors=c["I_row"] // e.kind.size, turned=0,
                    member=0, members=1, **words)  # fmt: skip
@@ -180,16 +186,24 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
     return e.done()
 
 
+@contextmanager
+def _my_units(e: Emit, c: Frame) -> Iterator[tuple[Num, Num]]:
+    """The body for each sum and vector: bytes to this thread's units of it, in how many vectors."""
+    low, high = my_share(c["H_row"] // e.kind.size, e.args["thread"], e.args["team"])
+    with e.loop(c["sums"] + c["unit_parameters"]) as k:
+        yield k.index * c["H_row"] + low * e.kind.size, high - low
+
+
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over rows and steps begin at zero, unless they are added to."""
-    lines = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // e.kind.size)
-    with e.when(c["adds"].compare("==", 0)):
-        e.call(copies["copy"], to=f["d_bias"], to_row=e.kind.size, source=c["zeros"], source_row=0,
-               rows=lines, count=e.kind.lanes)  # fmt: skip
+    """Sums over rows and steps begin at zero, this thread's units, unless they are added to."""
+    with e.when(c["adds"].compare("==", 0)), _my_units(e, c) as (at, vectors):
+        e.call(copies["copy"], to=f["d_bias"] + at, to_row=e.kind.size, source=c["zeros"],
+               source_row=0, rows=vectors, count=e.kind.lanes)  # fmt: skip
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over all rows and steps, to the biases and vectors they are the gradients of."""
+    """Sums over all rows and steps, to the biases and vectors they are the gradients of: this
+    thread's units, which nobody else has written."""
     with e.when(c["wants_weights"].compare("!=", 0)):
         with e.loop(c["sums"]) as k:
             source = f["d_bias"] + k.index * c["H_row"]
@@ -203,5 +217,9 @@ def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
 
 
 def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
-    e.call(copies["give"], to=to, to_row=0, source=source, source_row=0, rows=1, count=c["H"],
-           order=c["zeros"])  # fmt: skip
+    """This thread's units of a sum or vector."""
+    low, high = my_share(c["H_row"] // e.kind.size, e.args["thread"], e.args["team"])
+    first, end = (v * e.kind.lanes for v in (low, high))
+    to, source = to + first * e.kind.bytes, source + first * e.kind.bytes
+    e.call(copies["give"], to=to, to_row=0, source=source, source_row=0, rows=1,
+           count=end.least(c["H"]) - first, order=c["zeros"])  # fmt: skip
