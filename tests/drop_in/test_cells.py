@@ -180,19 +180,17 @@ def test_steps_have_the_bits_of_the_whole(name: str, dtype: torch.dtype) -> None
     assert torch.equal(torch.stack(found), layer(x)[0])
 
 
-def test_a_large_step_that_is_recorded_is_torchs_kernel_and_says_so() -> None:
-    theirs = torch.nn.LSTMCell(160, 160)
-    ours = throughtime.from_torch(theirs)
-    assert ours.explain(33) == (
-        "torch\n  not cpu: one step of more than 32 rows and of 45,000 weights a gate or more, "
-        "while gradients are recorded, is sooner done by torch's kernel"
-    )
-    x = torch.randn(33, 160)
-    assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
-    with torch.no_grad():
-        assert ours.explain(33) == ours.explain(300) == "cpu"
-    assert ours.explain(32) == "cpu"
-    assert throughtime.LSTMCell(128, 128).explain(33) == "cpu"  # 32,896 a gate
+@pytest.mark.parametrize("rows", [33, 70, 150])
+def test_so_have_steps_of_many_rows_while_gradients_are_recorded(rows: int) -> None:
+    layer, cell = throughtime.LSTM(9, 220), throughtime.LSTMCell(9, 220)
+    cell.load_state_dict({n.removesuffix("_l0"): v for n, v in layer.state_dict().items()})
+    x, state = torch.randn(2, rows, 9), None
+    steps = [state := cell(v, state) for v in x]
+    assert cell.explain(rows) == layer.explain(1, rows).removeprefix("layer 0: ") == "cpu"
+    whole = layer(x)[0]
+    single = layer(x[:1])[0][0]
+    for found, wanted in ((steps[0][0], whole[0]), (steps[1][0], whole[1]), (single, whole[0])):
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from throughtime.backends.call import Call, Result, is_traced, unpack
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
@@ -27,51 +25,6 @@ STEPS: dict[str, Any] = {
     "RNN_TANH": torch.rnn_tanh_cell,
     "RNN_RELU": torch.rnn_relu_cell,
 }
-
-
-LARGE_STEP, MANY_ROWS = 45_000, 32
-"""Weights of a gate from which, and rows above which, "auto" leaves one single step in training to
-torch's kernel.
-
-Up to as many rows compiled code reads the weights as they lie, forward and back: on one thread it
-is as fast or faster, and has 0.84 to 1.5 of the speed of torch's on two, at 150 to 256 units. More
-rows keep it busy with what a second step would pay.
-"""
-
-ONE_LARGE_STEP = (
-    f"one step of more than {MANY_ROWS} rows and of {LARGE_STEP:,} weights a gate or more, while "
-    f"gradients are recorded, is sooner done by torch's kernel"
-)
-
-
-def is_large_step(layer: Any, steps: int, rows: int) -> bool:
-    """Whether "auto" leaves a call of a layer of torch's to torch's kernel."""
-    if steps != 1 or rows <= MANY_ROWS or not torch.is_grad_enabled():
-        return False
-    gates = len(layer.cell.layout.recurrent_gates)
-    return bool(layer.numbers >= LARGE_STEP * gates)
-
-
-class TorchStep:
-    """Plain calls of one step by torch's kernel.
-
-    Args:
-        kind: its name in `STEPS`.
-        like: rows (B, I).
-        widths: of the states.
-        weights: how many there are.
-    """
-
-    def __init__(self, kind: str, like: Tensor, widths: Sequence[int], weights: int) -> None:
-        self._kernel, self._weights = STEPS[kind], weights
-        self._zeros = tuple(like.new_zeros(like.shape[0], width) for width in widths)
-
-    def record(self, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The new states, of x, the weights and where it starts."""
-        start, weights = tensors[self._weights :] or self._zeros, tensors[: self._weights]
-        if len(start) > 1:
-            return self._kernel(x, start, *weights)  # type: ignore[no-any-return]
-        return (self._kernel(x, *start, *weights),)
 
 
 def refuses(call: Call) -> str | None:

@@ -40,10 +40,10 @@ from throughtime.scan.kernels import (
 from throughtime.scan.short import Part, Recorded, RecordedStack, carry_regions, look_first
 from throughtime.torch_private import has_saving_hooks
 
-MOST_BYTES: Final = 1 << 16
+MOST_BYTES: Final = 1 << 19
 """Of the outputs of a call that goes this way: they are copied, since a user may change them."""
 
-MOST_KEPT: Final = 1 << 18
+MOST_KEPT: Final = 1 << 21
 """Of what its forward pass keeps: larger memory is worth keeping from call to call."""
 
 KINDS: Final = 64

@@ -21,8 +21,7 @@ from throughtime.backends.cpu.look import (
     take_lines,
     take_whole,
 )
-from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, prepare
-from throughtime.backends.torch_kernels import TorchStep, is_large_step
+from throughtime.backends.cpu.short import BatchForm, ShortLayer, prepare
 from throughtime.compiler.runtime.threads import available
 from throughtime.scan.kernels import Carry
 from throughtime.scan.node import carriers_of
@@ -151,11 +150,7 @@ class ShortWay:
         keep = records and any(v.requires_grad for v in tensors)
         finals = () if self.own_states else tuple(shapes[layout.single :])
         own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
-        if layer.backend == "auto" and is_large_step(layer, layout.T, layout.B):
-            carriers = self._by_torch(layers[0], x, len(names))
-        else:
-            form = layers, layout, x, keep, state
-            carriers = carriers_of(*form, own, finals, self.own_states)
+        carriers = carriers_of(layers, layout, x, keep, state, own, finals, self.own_states)
         if carriers is None:
             self._add(key, None)
             return None
@@ -180,12 +175,6 @@ class ShortWay:
         if weights is None or not _are_whole(layers[0], shapes, x, state):
             return None
         return layout, layers, shapes, weights
-
-    def _by_torch(
-        self, layer: ShortLayer, x: Tensor, weights: int
-    ) -> tuple[Sequence[Way], Carry] | None:
-        """torch's kernel for a call, if there is a short way to it."""
-        return None
 
     def _state_shapes(
         self, layers: Sequence[ShortLayer], layout: BatchForm
@@ -275,13 +264,6 @@ class ShortStep(ShortWay):
     def _kind(self, layer: Any) -> tuple[object, ...]:
         sizes = layer.hidden_size, layer.input_size
         return type(layer), layer.cell, sizes, layer.backend, False
-
-    def _by_torch(
-        self, layer: ShortLayer, x: Tensor, weights: int
-    ) -> tuple[Sequence[Way], Carry] | None:
-        if x.dim() != 2:
-            return None
-        return (), TorchStep(str(layer.cell.torch_equivalent), x, layer.widths, weights).record
 
     def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         lead = tuple(x.shape[:-1])

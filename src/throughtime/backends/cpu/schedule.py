@@ -239,7 +239,7 @@ def predict(plan: Plan, call: Call, rows: int, in_batch: int, passes: int = 1) -
     return Work(us * call.directions, is_step)
 
 
-MOST_IN_PLACE: Final = 64
+MOST_IN_PLACE: Final = 128
 """Rows of a single step up to which weights are sooner multiplied where they lie than packed."""
 
 

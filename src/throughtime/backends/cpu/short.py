@@ -374,8 +374,7 @@ def find_way(
     region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
     y, small = (*layout.lead, D * layer.widths[0]), math.prod(saved) * layer.bytes < LEAST_BYTES
-    is_shared = team.is_shared or (keep and backward_team(*batch).is_shared)
-    shared = threads.available() * is_shared
+    shared = threads.available() * (team.is_shared or (keep and backward_team(*batch).is_shared))
     return Way(layer, layout, region, y, finals, saved, small, shared)
 
 

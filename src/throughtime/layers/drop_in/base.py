@@ -12,18 +12,16 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends import Choice, cpu
+from throughtime.backends import cpu
 from throughtime.backends.call import is_traced
 from throughtime.backends.torch_kernels import (
     KERNELS,
-    ONE_LARGE_STEP,
     carries_stack,
-    is_large_step,
 )
 from throughtime.cells import Cell
 from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch, Border, States, enter
-from throughtime.layers.checks import check_counts, check_packed, count_first_rows
+from throughtime.layers.checks import check_packed, count_first_rows
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
 from throughtime.layers.module import check_nothing_more, write_node
 from throughtime.layers.options import Options
@@ -266,36 +264,12 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
     def _takes_stack(self, x: Tensor) -> bool:
         """Whether torch's kernel takes the call; it needs a time step, cuDNN a short h."""
-        steps, rows = x.shape[:2][:: -1 if self.batch_first else 1]
+        steps = x.shape[1 if self.batch_first else 0]
         if not carries_stack(self.backend) or not steps:
             return False
         if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
-            # Tracing writes one operator of torch's for all layers.
-            return is_traced() or (x.dim() == 3 and is_large_step(self, steps, rows))
+            return is_traced()  # tracing writes one operator of torch's for all layers
         return not (x.is_cuda and self.proj_size > self.hidden_size)
-
-    @property
-    def numbers(self) -> int:
-        """Weights of one direction of a layer, on average."""
-        sizes = (v.numel() for v in self.plain_parameters().values() if v is not None)
-        return sum(sizes) // (self.directions * self.num_layers)
-
-    def explain(self, steps: int = 16, batch: int = 1, **kinds: bool) -> str:
-        """Which backend each layer would take for such a batch, and why not those before it.
-
-        Args:
-            steps: T.
-            batch: B.
-            kinds: lengths, reset or trace, True where the call has them.
-        """
-        check_counts(steps=steps, batch=batch)
-        like = next(iter(self._parameters.values()), None)
-        if is_large_step(self, steps, batch) and not any(kinds.values()) and like is not None:
-            lead = (batch, steps) if self.batch_first else (steps, batch)
-            if self.backend == "auto" and self._takes_stack(like.new_zeros(*lead, self.input_size)):
-                choice = Choice("torch", {"cpu": ONE_LARGE_STEP})
-                return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))
-        return super().explain(steps, batch, **kinds)
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
         """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""

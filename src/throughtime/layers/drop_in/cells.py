@@ -13,10 +13,8 @@ from throughtime import backends
 from throughtime.backends import Choice, check_backend, cpu
 from throughtime.backends.call import Call, is_traced
 from throughtime.backends.torch_kernels import (
-    ONE_LARGE_STEP,
     STEPS,
     carries_stack,
-    is_large_step,
 )
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
@@ -116,8 +114,8 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         if self._takes_kernel(x):
-            reason = cpu.refuses_cell(self.cell, like) or ONE_LARGE_STEP
-            return str(Choice("torch", {"cpu": reason} if self.backend == "auto" else {}))
+            reason = cpu.refuses_cell(self.cell, like) if self.backend == "auto" else None
+            return str(Choice("torch", {} if reason is None else {"cpu": reason}))
         return backends.explain(self._call(x, None), self.backend)
 
     def _call(self, x: Tensor, state: tuple[Tensor, ...] | None) -> Call:
@@ -152,15 +150,9 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Whether torch's own kernel takes the call; with "auto", where nothing is compiled."""
         if not carries_stack(self.backend):
             return False
-        if self.backend != "auto" or is_traced() or is_large_step(self, 1, len(x)):
+        if self.backend != "auto" or is_traced():
             return True
         return cpu.refuses_cell(self.cell, x) is not None
-
-    @property
-    def numbers(self) -> int:
-        """The number of weights."""
-        rows = len(self.cell.layout.recurrent_gates) * self.hidden_size
-        return rows * (self.input_size + self.hidden_size + 2 * self.bias)
 
     def step_by_torch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One step by torch's own kernel."""
