@@ -100,10 +100,10 @@ def _longest(shape: tuple[int, int], blocks: int) -> int:
 FLOPS_PER_US, PACKED_PER_US = 60_000, 10_000
 """Of one core, for the prediction whether threads pay: operations, and bytes of weights packed."""
 
-STEP_FLOPS_PER_US, STEP_BYTES_PER_US = 120_000, 30_000
+STEP_FLOPS_PER_US, STEP_BYTES_PER_US = 250_000, 30_000
 """The same of a single step by weights as they lie, of which it reads so many bytes."""
 
-STEP_US = 24
+STEP_US = 16
 """Predicted microseconds from which more than one thread is asked for, of such a step.
 
 Its threads meet a few times, and one that waits for the next call slows the other down, where they
