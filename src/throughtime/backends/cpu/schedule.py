@@ -120,7 +120,7 @@ hundreds, when the system wakes a thread on the very core that waits for it.
 SHARED_BYTES = 64 * 1024
 """Bytes of U from which reading them takes longer than a few meetings of threads."""
 
-CHUNK_ROWS, CHUNK_ROWS_BACK = 5, 2
+CHUNK_ROWS, CHUNK_ROWS_BACK = 3, 2
 """Rows from which a chunk of its own keeps a thread's tiles busy, forward and backward; below,
 threads share a chunk. Backward they meet twice as often."""
 
