@@ -25,7 +25,7 @@ help:
 	@echo "make wheel   sdist and wheel in dist/, the wheel tried in an environment of its own"
 	@echo "make matrix  tests on other Pythons and torches, into docs/support.md; 5 GB of disk for a while"
 	@echo "make soak    the long forms of the tests"
-	@echo "make bench   our speed beside that of others, 13 minutes; FULL=1: all of it, about an hour"
+	@echo "make bench   our speed beside that of others, 14 minutes; FULL=1: all of it, about an hour"
 
 train: $(TRAIN_READY)
 	$(BIN)/throughtime train pronounce --preset quick
@@ -52,6 +52,7 @@ soak: $(DEV_READY)
 # RESUME=benchmarks/speed/results/FILE.json goes on with a run that was cut off.
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.overhead.run
+	$(BIN)/python -m benchmarks.overhead.grid
 	$(BIN)/python -m benchmarks.busy.run --burners 1
 	$(BIN)/python -m benchmarks.speed.run $(if $(FULL),--full) $(if $(RESUME),--resume $(RESUME))
 

@@ -1,12 +1,12 @@
 """Measures small calls of every kind: a table of the lowest and the mean ratio of each.
 
-    python -m benchmarks.overhead.grid [--turns 9] [--shapes 6] [--seed 0] [--threads 1]
+    python -m benchmarks.overhead.grid [--turns 9] [--shapes 6] [--seed 0] [--threads N]
 
 Each drop-in as it is, bidirectional, with two layers, in float64, with states given, packed with
 rows of one length and of several, and the single-step cells, as they are and with states given, at
 shapes drawn from T 1 to 8, B 1 to 4 and H 1 to 64 (cells: B 1 and 16, H 16 to 256); then LSTM H 16
-at 400 shapes in turn, T 2 to 41 and B 1 to 10. The ratio is torch.nn's time / ours, the processor's
-on one thread, and by the clock on more.
+at 400 shapes in turn, T 2 to 41 and B 1 to 10. On torch's own number of threads, unless another is
+given. The ratio is torch.nn's time / ours, the processor's on one thread, and by the clock on more.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def many_shapes(turns: int) -> Iterator[tuple[str, float]]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in (("turns", 9), ("shapes", 6), ("seed", 0), ("threads", 1)):
+    own = torch.get_num_threads()
+    for name, value in (("turns", 9), ("shapes", 6), ("seed", 0), ("threads", own)):
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
