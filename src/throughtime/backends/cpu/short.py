@@ -51,7 +51,7 @@ KEPT_BYTES: Final = 16 * 1024
 A layer keeps hundreds of regions.
 """
 
-BRIEF_BYTES: Final = 512 * 1024
+BRIEF_BYTES: Final = 4 << 20
 """The largest arena of a brief call: the last one waits for the process's next."""
 
 Place = tuple[str, int, int]
