@@ -74,7 +74,8 @@ def test_these_teams_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     ("H", "B", "forward", "backward"),
     [
         (512, 1, (1, 4), (1, 4)), (512, 16, (1, 4), (1, 4)), (512, 40, (2, 2), (2, 2)),
-        (100, 1, (1, 4), (1, 4)), (100, 7, (1, 4), (3, 1)), (100, 16, (3, 1), (4, 1)),
+        (100, 1, (1, 4), (1, 4)), (100, 5, (1, 4), (2, 2)), (100, 7, (2, 2), (3, 1)),
+        (100, 16, (4, 1), (4, 1)),
     ],
 )  # fmt: skip
 def test_few_rows_share_what_a_step_reads(
@@ -225,7 +226,7 @@ def test_gradients_of_one_step_have_their_bits_with_any_threads(
     ("sizes", "apart"),
     [
         (Sizes(1, 3, 150, 151), 4), (Sizes(1, 1, 150, 151), 4), (Sizes(2, 3, 150, 151), 1),
-        (Sizes(1, 65, 150, 151), 1), (Sizes(1, 3, 3, 151), 1), (Sizes(1, 3, 150, 151, 2), 1),
+        (Sizes(1, 129, 150, 151), 1), (Sizes(1, 3, 3, 151), 1), (Sizes(1, 3, 150, 151, 2), 1),
     ],
 )  # fmt: skip
 def test_threads_of_a_large_step_never_meet(
@@ -238,8 +239,6 @@ def test_threads_of_a_large_step_never_meet(
         found.append(asked(*of))
         return found[-1]
 
-    monkeypatch.setattr(cutting, "FAR_BYTES", 0)
-    monkeypatch.setattr(cutting, "FAR_ROWS", 100)
     monkeypatch.setattr(backward_pass, "template_for", backward_pass.template_for.__wrapped__)
     monkeypatch.setattr(backward_pass, "threads_apart", seen)
     torch.set_num_threads(4)
