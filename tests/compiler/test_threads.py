@@ -104,11 +104,11 @@ class Calls:
         gain: what is known of all teams.
     """
 
-    def __init__(self, predicted_us: float, gain: array[int] | None = None) -> None:
+    def __init__(self, predicted_us: float) -> None:
         self.clock, self.takes, self.asked = 10.0, (0.001, 0.0015), list[int]()
         self.free, self.forked, self.inside = 2, False, False
         self.shared = threads.Shared(0, 2, False, predicted_us, team_caller(host()))
-        self.gain = array("q", threads.GAIN.values()) if gain is None else gain
+        self.gain = array("q", threads.GAIN.values())
         whole, address, number = ctypes.c_int, ctypes.c_int64, ctypes.c_uint
         self._held = {
             "function": ctypes.CFUNCTYPE(None, address)(lambda _: self._take(1)),
@@ -154,7 +154,7 @@ class Calls:
                 return len(self.asked) - 1
 
 
-FIRST, PAUSE = (threads.GAIN[name] / 1e9 for name in ("kept", "pause"))
+FIRST = threads.GAIN["kept"] / 1e9
 
 
 def test_teams_that_lose_are_not_asked_for_a_while() -> None:
